@@ -1,0 +1,36 @@
+//go:build seed
+
+package platform
+
+import (
+	_ "google.golang.org/grpc"
+	_ "google.golang.org/protobuf/proto"
+	_ "github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/google/uuid"
+	_ "golang.org/x/sync/errgroup"
+	_ "github.com/google/go-cmp/cmp"
+	_ "pgregory.net/rapid"
+	_ "go.opentelemetry.io/otel"
+	_ "go.opentelemetry.io/otel/trace"
+	_ "go.opentelemetry.io/otel/metric"
+	_ "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	_ "github.com/twmb/franz-go/pkg/kgo"
+	_ "github.com/twmb/franz-go/pkg/kfake"
+	_ "github.com/twmb/franz-go/pkg/sr"
+	_ "github.com/twmb/franz-go/pkg/sr/srfake"
+	_ "github.com/linkedin/goavro/v2"
+	_ "github.com/twmb/avro"
+	_ "buf.build/go/protovalidate"
+	_ "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	_ "go.opentelemetry.io/otel/sdk/trace"
+	_ "go.opentelemetry.io/otel/sdk/metric"
+	_ "go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	_ "go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
+	_ "go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	_ "github.com/exaring/otelpgx"
+	_ "go.opentelemetry.io/otel/exporters/prometheus"
+	_ "github.com/pressly/goose/v3"
+	_ "github.com/alecthomas/kong"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "google.golang.org/genproto/googleapis/rpc/errdetails"
+)
