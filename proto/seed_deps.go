@@ -1,8 +1,0 @@
-//go:build seed
-
-package proto
-
-import (
-	_ "google.golang.org/grpc"
-	_ "google.golang.org/protobuf/proto"
-)
