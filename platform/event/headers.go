@@ -1,0 +1,255 @@
+package event
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Header is one Kafka record header.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// Header names and fixed values: CloudEvents 1.0, Kafka protocol binding,
+// binary mode, with our extension attributes, and W3C trace context.
+const (
+	headerSpecVersion = "ce_specversion"
+	headerContentType = "content-type"
+	headerID          = "ce_id"
+	headerSource      = "ce_source"
+	headerType        = "ce_type"
+	headerTime        = "ce_time"
+	headerSubject     = "ce_subject"
+	headerDataSchema  = "ce_dataschema"
+	headerRecordedAt  = "ce_recordedat"
+	headerEpoch       = "ce_epoch"
+	headerAggregate   = "ce_aggregate"
+	headerVersion     = "ce_version"
+	headerCausation   = "ce_causationid"
+	headerCorrelation = "ce_correlationid"
+	headerTraceParent = "traceparent"
+	headerTraceState  = "tracestate"
+
+	specVersion  = "1.0"
+	contentType  = "application/avro" // the value's Confluent frame is Kafka's own custom
+	sourcePrefix = "tidemark/"
+	typePrefix   = "tidemark."
+
+	// maxHeader bounds one header value in bytes. It leaves room for the
+	// longest ids and the 512 bytes of a trace state.
+	maxHeader = 1024
+)
+
+// TypeControl is the ce_type of a control record: the running totals that a
+// relay writes between facts.
+const TypeControl = typePrefix + "control"
+
+// IsControl reports whether the headers are those of a control record.
+func IsControl(headers []Header) bool {
+	for _, h := range headers {
+		if h.Key == headerType {
+			return string(h.Value) == TypeControl
+		}
+	}
+	return false
+}
+
+// ErrNoHeaders reports a record that carries no CloudEvents headers: somebody
+// else's record.
+var ErrNoHeaders = errors.New("record carries no CloudEvents headers")
+
+// HeaderError reports a header that is missing, doubled or malformed.
+type HeaderError struct {
+	Header string // name of the header
+	Reason string // what is wrong with it
+}
+
+// Error returns the header's name and what is wrong with it, never its value.
+func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Reason }
+
+// Headers returns the Kafka headers of the fact. Partition and Sequence are
+// not among them; causation, correlation and trace are left out when empty.
+func (e Envelope) Headers() []Header {
+	headers := make([]Header, 0, 16)
+	put := func(name, value string) { headers = append(headers, Header{name, []byte(value)}) }
+	put(headerSpecVersion, specVersion)
+	put(headerContentType, contentType)
+	put(headerID, e.ID)
+	put(headerSource, sourcePrefix+e.Source)
+	put(headerType, typePrefix+e.Type)
+	put(headerTime, e.OccurredAt.UTC().Format(time.RFC3339Nano))
+	put(headerSubject, e.Key)
+	put(headerDataSchema, e.Type+"/"+strconv.Itoa(e.SchemaVersion))
+	put(headerRecordedAt, e.RecordedAt.UTC().Format(time.RFC3339Nano))
+	put(headerEpoch, e.Epoch)
+	put(headerAggregate, e.Aggregate.String())
+	put(headerVersion, strconv.FormatInt(e.Version, 10))
+	for _, optional := range []Header{
+		{headerCausation, []byte(e.CausationID)}, {headerCorrelation, []byte(e.CorrelationID)},
+		{headerTraceParent, []byte(e.TraceParent)}, {headerTraceState, []byte(e.TraceState)},
+	} {
+		if len(optional.Value) > 0 {
+			headers = append(headers, optional)
+		}
+	}
+	return headers
+}
+
+// ParseHeaders is the strict inverse of [Envelope.Headers]. Unknown headers
+// are ignored. A header of ours that is missing, doubled or malformed gives a
+// [*HeaderError]; a record with none of them gives [ErrNoHeaders]. Either way
+// the envelope holds all that could be read, so that a bad record can still be
+// named. An unreadable trace context is dropped: it is never worth a fact.
+func ParseHeaders(headers []Header) (Envelope, error) {
+	p := parser{values: make(map[string]string, len(headers))}
+	for _, h := range headers {
+		p.read(h)
+	}
+	if !p.ours {
+		return Envelope{}, ErrNoHeaders
+	}
+	p.constant(headerSpecVersion, specVersion)
+	p.constant(headerContentType, contentType)
+	e := Envelope{
+		ID:            p.required(headerID),
+		Source:        p.after(headerSource, sourcePrefix),
+		Type:          p.after(headerType, typePrefix),
+		Key:           p.required(headerSubject),
+		OccurredAt:    p.time(headerTime),
+		RecordedAt:    p.time(headerRecordedAt),
+		Epoch:         p.required(headerEpoch),
+		Version:       p.positive(headerVersion, p.required(headerVersion)),
+		CausationID:   p.values[headerCausation],
+		CorrelationID: p.values[headerCorrelation],
+		TraceParent:   p.values[headerTraceParent],
+		TraceState:    p.values[headerTraceState],
+	}
+	e.Aggregate.Type, e.Aggregate.ID = p.pair(headerAggregate)
+	name, version := p.pair(headerDataSchema)
+	e.SchemaVersion = int(p.positive(headerDataSchema, version))
+	if name != e.Type {
+		p.fail(headerDataSchema, "names another fact than "+headerType)
+	}
+	return e, p.err
+}
+
+// Validate reports whether the envelope survives the wire: whether ParseHeaders
+// accepts what Headers makes of it. A journal calls it before it takes a fact,
+// because afterwards every reader would have to park it.
+func (e Envelope) Validate() error {
+	parsed, err := ParseHeaders(e.Headers())
+	if err == nil && parsed.Aggregate != e.Aggregate {
+		err = &HeaderError{Header: headerAggregate, Reason: "type contains a slash"}
+	}
+	return err
+}
+
+// parser reads headers and remembers the first thing that was wrong.
+type parser struct {
+	values map[string]string
+	ours   bool // a CloudEvents header was among them
+	err    error
+}
+
+func (p *parser) fail(header, reason string) {
+	if p.err == nil {
+		p.err = &HeaderError{Header: header, Reason: reason}
+	}
+}
+
+func (p *parser) read(h Header) {
+	trace := h.Key == headerTraceParent || h.Key == headerTraceState
+	if !trace && h.Key != headerContentType && !strings.HasPrefix(h.Key, "ce_") {
+		return
+	}
+	p.ours = p.ours || strings.HasPrefix(h.Key, "ce_")
+	reason := unclean(h.Value)
+	if _, doubled := p.values[h.Key]; doubled {
+		reason = "appears twice"
+	}
+	switch {
+	case reason == "":
+		p.values[h.Key] = string(h.Value)
+	case !trace:
+		p.fail(h.Key, reason)
+	}
+}
+
+// unclean says why a value can be no header of ours, or "". Control characters
+// are refused because ids go into databases and logs, and some of them (NUL in
+// Postgres) cannot be stored at all.
+func unclean(value []byte) string {
+	switch {
+	case len(value) > maxHeader:
+		return fmt.Sprintf("longer than %d bytes", maxHeader)
+	case !utf8.Valid(value):
+		return "not UTF-8"
+	}
+	for _, b := range value {
+		if b < ' ' || b == 0x7f {
+			return "contains a control character"
+		}
+	}
+	return ""
+}
+
+func (p *parser) required(header string) string {
+	value, ok := p.values[header]
+	switch {
+	case !ok:
+		p.fail(header, "missing")
+	case value == "":
+		p.fail(header, "empty")
+	}
+	return value
+}
+
+func (p *parser) constant(header, want string) {
+	if got := p.required(header); got != want {
+		p.fail(header, "is not "+want)
+	}
+}
+
+func (p *parser) after(header, prefix string) string {
+	value, ok := strings.CutPrefix(p.required(header), prefix)
+	if !ok {
+		p.fail(header, "does not start with "+prefix)
+		return ""
+	}
+	if value == "" {
+		p.fail(header, "empty after "+prefix)
+	}
+	return value
+}
+
+func (p *parser) pair(header string) (left, right string) {
+	left, right, _ = strings.Cut(p.required(header), "/")
+	if left == "" || right == "" {
+		p.fail(header, "is not two words joined by a slash")
+	}
+	return left, right
+}
+
+// positive reads a whole number from 1 on, written the one canonical way.
+func (p *parser) positive(header, value string) int64 {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 1 || strconv.FormatInt(n, 10) != value {
+		p.fail(header, "is not a whole number from 1 on")
+		return 0
+	}
+	return n
+}
+
+func (p *parser) time(header string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, p.required(header))
+	if err != nil || t.IsZero() {
+		p.fail(header, "is not an RFC 3339 time")
+		return time.Time{}
+	}
+	return t.UTC()
+}
