@@ -1,0 +1,115 @@
+// Package projection keeps read models. A view remembers one state per order
+// and derives everything else from it; the kernel keeps the states, their
+// versions and the positions, writes only differences, sets aside what cannot
+// be applied without losing order, and says how fresh every answer is.
+//
+// A fact takes this way:
+//
+//	Kafka ─ consumer ─ decode ─ verdict ─┬─ Apply ───────── Fold ─ Rows, Sums, Log ─┐
+//	                                     ├─ Duplicate ─────────────────────────────┤
+//	                                     └─ Gap, Poison, … ─ parked by reference ──┤
+//	                                                        one transaction with the position
+package projection
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+)
+
+// MaxState is the largest encoded state of one order, in bytes. An order that
+// would grow beyond it parks; long lists belong in a [Log].
+const MaxState = 64 << 10
+
+// layout is the version of the kernel's own tables. It is part of what names a
+// generation, so a kernel with other tables builds its own.
+const layout = 1
+
+// View is what the author of a read model writes: pure functions from facts to
+// a state, and from a state to rows. None of them may read a clock, draw a
+// random number, look anything up, call anybody or publish anything.
+//
+// The law, which package conformance tests: any interleaving of facts that
+// keeps each aggregate's own order, cut into any batches, with duplicates,
+// gives the same rows. It follows when S has one entry per aggregate, Fold
+// touches only the entry of the fact's aggregate, and only Rows and Sums
+// combine entries.
+type View[S any] struct {
+	// Name of the read model, lower case, for instance "timeline".
+	Name string
+	// Version must rise with any change to Fold, the tables, the logs, the
+	// policy they use, or Schema.
+	Version int
+	// Schema is the SQL that makes the tables. It runs once, in the schema of
+	// a new generation. There are no migrations.
+	Schema string
+	// Sources are the contexts the view copies, for instance "order".
+	Sources []string
+	// Fold is the only place that interprets facts. S must survive
+	// encoding/json.
+	Fold func(*S, event.Fact)
+	// Tables are what queries read, derived from S.
+	Tables []Table[S]
+	// Logs are append-only entries that need nothing but their own fact.
+	Logs []LogTable
+}
+
+var viewName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
+
+// Check reports what the author got wrong: names, tags, missing parts.
+func (v View[S]) Check() error {
+	if !viewName.MatchString(v.Name) {
+		return fmt.Errorf("view name %q: lower-case letters, digits and underscores only", v.Name)
+	}
+	if v.Version < 1 {
+		return fmt.Errorf("view %s: version %d is not positive", v.Name, v.Version)
+	}
+	if v.Fold == nil {
+		return fmt.Errorf("view %s: no Fold", v.Name)
+	}
+	if len(v.Sources) == 0 {
+		return fmt.Errorf("view %s: no sources", v.Name)
+	}
+	var errs []error
+	seen := map[string]bool{}
+	for _, spec := range v.specs() {
+		if seen[spec.name] {
+			errs = append(errs, fmt.Errorf("table %s is declared twice", spec.name))
+		}
+		seen[spec.name] = true
+		if spec.err != nil {
+			errs = append(errs, fmt.Errorf("table %s: %w", spec.name, spec.err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("view %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// Hash names the shape of the view's storage: its schema and the kernel's.
+func (v View[S]) Hash() string {
+	sum := sha256.Sum256([]byte(strconv.Itoa(layout) + "\x00" + v.Schema))
+	return hex.EncodeToString(sum[:4])
+}
+
+// Generation names what this code writes, for instance "timeline/3-9f2c11ab".
+func (v View[S]) Generation() string {
+	return v.Name + "/" + strconv.Itoa(v.Version) + "-" + v.Hash()
+}
+
+func (v View[S]) specs() []*tableSpec {
+	var specs []*tableSpec
+	for _, t := range v.Tables {
+		specs = append(specs, t.spec())
+	}
+	for _, l := range v.Logs {
+		specs = append(specs, l.spec)
+	}
+	return specs
+}
