@@ -1,0 +1,57 @@
+# `make` prints what there is. Every target works on a fresh clone.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+MODULES := proto schemas platform services projections cmd/tidemark tests/integration
+TOOLS   := $(CURDIR)/.tools/bin
+export PATH := $(TOOLS):$(PATH)
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+.PHONY: help
+help: ## Print this help.
+	@echo "Tidemark. Two commands to begin with: make run, make test."
+	echo
+	sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do
+		printf '  %-16s %s\n' "$$name" "$$text"
+	done
+
+.PHONY: generate
+generate: tools ## Write the generated code: RPC contracts.
+	buf generate
+
+.PHONY: baseline
+baseline: tools ## Accept today's RPC contracts as what `buf breaking` compares with.
+	buf build proto --exclude-source-info -o proto/baseline.binpb
+
+.PHONY: fmt
+fmt: ## Format Go and proto files.
+	gofmt -w $(MODULES) tools
+	if [ -x $(TOOLS)/buf ]; then buf format -w proto; fi
+
+.PHONY: tidy
+tidy: ## Tidy every module and bring their versions together.
+	for module in $(MODULES); do (cd $$module && GOWORK=off go mod tidy); done
+	go work sync
+	for module in $(MODULES); do (cd $$module && GOWORK=off go mod tidy); done
+
+.PHONY: lint
+lint: tools ## gofmt, go vet, staticcheck, buf lint, buf breaking.
+	@echo "lint: gofmt"
+	unformatted=$$(gofmt -l $(MODULES) tools)
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt): $$unformatted"; exit 1; fi
+	echo "lint: go vet"
+	go vet work
+	echo "lint: staticcheck"
+	for module in $(MODULES); do (cd $$module && staticcheck ./...); done
+	echo "lint: buf lint"
+	buf lint
+	echo "lint: buf breaking (against proto/baseline.binpb)"
+	buf breaking proto --against proto/baseline.binpb
+
+.PHONY: tools
+tools:
+	@tools/install.sh
