@@ -37,13 +37,13 @@ const DefaultPartitions = 8
 
 // Config says where the broker is. It is shared by everything that talks to Kafka.
 type Config struct {
-	Brokers     string `help:"Kafka bootstrap servers, comma separated." default:"127.0.0.1:7092" env:"TIDEMARK_KAFKA_BROKERS"`
-	RegistryURL string `help:"Schema registry URL." default:"http://127.0.0.1:7081" env:"TIDEMARK_REGISTRY_URL" name:"registry-url"`
-	Partitions  int32  `help:"Partitions of every topic; fixed for ever in a deployment." default:"8" env:"TIDEMARK_PARTITIONS"`
+	Brokers     string `help:"Kafka bootstrap servers, comma separated." default:"127.0.0.1:7092"`
+	RegistryURL string `help:"Schema registry URL." default:"http://127.0.0.1:7081" name:"registry-url"`
+	Partitions  int32  `help:"Partitions of every topic; fixed for ever in a deployment." default:"8"`
 	// Replication is used only when topics are created by CreateTopics.
-	Replication int `help:"Replication factor of topics that are created." default:"1" env:"TIDEMARK_KAFKA_REPLICATION"`
+	Replication int `help:"Replication factor of topics that are created." default:"1"`
 	// Extra are librdkafka properties "name=value" for security settings.
-	Extra []string `help:"Further librdkafka properties (security.protocol=…)." env:"TIDEMARK_KAFKA_EXTRA" name:"kafka-property" sep:";"`
+	Extra []string `help:"Further librdkafka properties (security.protocol=…)." name:"kafka-property" sep:";"`
 }
 
 // PartitionCount returns the configured number of partitions, or the default.
