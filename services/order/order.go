@@ -1,0 +1,407 @@
+// Package order decides about orders: what was bought, by whom, and whether it
+// stands. order.go is the decision and nothing else; it knows no database, no
+// network and no clock.
+package order
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/tidemark-dev/tidemark/platform/fault"
+)
+
+// State is where an order stands in its own life. A hold is a flag beside it.
+//
+//	           ┌────Amend (all)      ┌────Amend (address, before dispatch)
+//	           ▼ │                   ▼ │
+//	Place ──▶ PLACED ──Confirm──▶ CONFIRMED ──Complete──▶ COMPLETED
+//	            │                    │
+//	            └──────Cancel────────┴──────▶ CANCELLED
+//
+//	Hold and Release switch the flag in PLACED and CONFIRMED; a held order is
+//	neither confirmed nor completed, but it may be amended and cancelled.
+type State string
+
+// The states. The zero value means that the order does not exist.
+const (
+	None      State = ""
+	Placed    State = "PLACED"
+	Confirmed State = "CONFIRMED"
+	Completed State = "COMPLETED"
+	Cancelled State = "CANCELLED"
+)
+
+// Fulfilment says who moves an order on.
+type Fulfilment string
+
+// MANAGED orders are moved by the fulfilment process, EXTERNAL ones are only
+// watched, and may have no lines and no money.
+const (
+	Managed  Fulfilment = "MANAGED"
+	External Fulfilment = "EXTERNAL"
+)
+
+// Money is an amount in the minor unit of its currency.
+type Money struct {
+	Amount   int64
+	Currency string
+}
+
+// Line is one article of an order.
+type Line struct {
+	ID, SKU, Title string
+	Quantity       int32
+	UnitPrice      Money
+	Warehouse      string
+}
+
+// Contact says how to reach a person. Personal data.
+type Contact struct{ Name, Email, Phone string }
+
+// Address is a postal address. Personal data.
+type Address struct{ Recipient, Line1, Line2, PostalCode, City, Region, Country string }
+
+// PlannedPayment is one way in which the customer wants to pay.
+type PlannedPayment struct {
+	Method    string
+	Amount    Money
+	Reference string
+}
+
+// Order is the aggregate. Its methods decide; only Apply changes it.
+type Order struct {
+	ID, CustomerID string
+	State          State
+	OnHold         bool
+	HoldReason     string
+	Fulfilment     Fulfilment
+	Channel        string
+	Lines          []Line
+	ShippingFee    Money
+	Total          Money
+	Contact        *Contact
+	Address        *Address
+	PromisedAt     *time.Time
+	Plan           []PlannedPayment
+	CancelReason   string
+	PlacedAt       time.Time
+}
+
+// Meta is what every command and event carries: who acted, and when in the
+// business.
+type Meta struct {
+	Actor         string
+	OccurredAt    time.Time
+	TimeEstimated bool
+}
+
+// Commands.
+type (
+	// Place asks for a new order.
+	Place struct {
+		Meta
+		CustomerID  string
+		Fulfilment  Fulfilment
+		Channel     string
+		Lines       []Line
+		ShippingFee Money
+		Contact     *Contact
+		Address     *Address
+		PromisedAt  *time.Time
+		Plan        []PlannedPayment
+	}
+	// Amend changes what is not nil.
+	Amend struct {
+		Meta
+		Lines       []Line
+		ShippingFee *Money
+		Address     *Address
+		PromisedAt  *time.Time
+		Plan        []PlannedPayment
+		Note        string
+		// DispatchKnown is true once the order service has learned that a
+		// shipment of the order is on its way.
+		DispatchKnown bool
+	}
+	// Hold stops an order from moving on.
+	Hold struct {
+		Meta
+		Reason, Note string
+	}
+	// Release lifts a hold.
+	Release struct {
+		Meta
+		Note string
+	}
+	// Confirm accepts a placed order.
+	Confirm struct {
+		Meta
+		PromisedAt *time.Time
+	}
+	// Cancel ends an order.
+	Cancel struct {
+		Meta
+		Reason, Note string
+	}
+	// Complete ends an order of which everything is delivered and paid.
+	Complete struct{ Meta }
+)
+
+// Event is something that happened to an order.
+type Event interface{ meta() Meta }
+
+// Events.
+type (
+	// WasPlaced starts an order.
+	WasPlaced struct {
+		Place
+		Total Money
+	}
+	// WasAmended changed what is not nil; Total is the new sum.
+	WasAmended struct {
+		Amend
+		Total Money
+	}
+	// WasHeld put an order on hold.
+	WasHeld struct{ Hold }
+	// WasReleased lifted the hold.
+	WasReleased struct{ Release }
+	// WasConfirmed accepted the order.
+	WasConfirmed struct{ Confirm }
+	// WasCancelled ended the order.
+	WasCancelled struct{ Cancel }
+	// WasCompleted ended the order.
+	WasCompleted struct{ Complete }
+)
+
+func (m Meta) meta() Meta { return m }
+
+// maxTotal keeps every sum far from the ends of int64.
+const maxTotal = int64(1_000_000_000_000)
+
+// Place decides about a new order.
+func (o *Order) Place(c Place) ([]Event, error) {
+	if o.State != None {
+		return nil, fault.AlreadyExists("order", o.ID)
+	}
+	if c.Fulfilment == Managed && len(c.Lines) == 0 {
+		return nil, fault.Invalid("lines", "a MANAGED order has at least one line")
+	}
+	total, err := sum(c.Lines, c.ShippingFee)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPlan(c.Fulfilment, c.Plan, total); err != nil {
+		return nil, err
+	}
+	return []Event{WasPlaced{Place: c, Total: total}}, nil
+}
+
+// Amend decides about a change of a placed order; of a confirmed one only the
+// address may change, and only before a dispatch is known.
+func (o *Order) Amend(c Amend) ([]Event, error) {
+	if err := o.in("AmendOrder", Placed, Confirmed); err != nil {
+		return nil, err
+	}
+	if c.Lines == nil && c.ShippingFee == nil && c.Address == nil && c.PromisedAt == nil && c.Plan == nil {
+		return nil, fault.InvalidFields(fault.Violation{Field: "lines", Description: "nothing to amend: give lines, shipping_fee, address, promised_at or payment_plan"})
+	}
+	if o.State == Confirmed {
+		if c.Lines != nil || c.ShippingFee != nil || c.PromisedAt != nil || c.Plan != nil {
+			return nil, fault.RuleViolated(o.stateName(), "AmendOrder", "of a confirmed order only the address may be amended")
+		}
+		if c.DispatchKnown {
+			return nil, fault.RuleViolated(o.stateName(), "AmendOrder", "a shipment of the order is on its way: its address stays")
+		}
+	}
+	lines, fee, plan := o.Lines, o.ShippingFee, o.Plan
+	if c.Lines != nil {
+		lines = c.Lines
+	}
+	if c.ShippingFee != nil {
+		fee = *c.ShippingFee
+	}
+	if fee.Currency != o.ShippingFee.Currency {
+		return nil, fault.Invalid("shipping_fee.currency", "the order is in %s", o.ShippingFee.Currency)
+	}
+	total, err := sum(lines, fee)
+	if err != nil {
+		return nil, err
+	}
+	if c.Plan != nil {
+		plan = c.Plan
+	}
+	if err := checkPlan(o.Fulfilment, plan, total); err != nil {
+		return nil, err
+	}
+	return []Event{WasAmended{Amend: c, Total: total}}, nil
+}
+
+// Hold decides about stopping an order.
+func (o *Order) Hold(c Hold) ([]Event, error) {
+	if err := o.in("HoldOrder", Placed, Confirmed); err != nil {
+		return nil, err
+	}
+	if o.OnHold {
+		return nil, o.refuse("HoldOrder")
+	}
+	return []Event{WasHeld{c}}, nil
+}
+
+// Release decides about lifting a hold.
+func (o *Order) Release(c Release) ([]Event, error) {
+	if err := o.in("ReleaseOrder", Placed, Confirmed); err != nil {
+		return nil, err
+	}
+	if !o.OnHold {
+		return nil, o.refuse("ReleaseOrder")
+	}
+	return []Event{WasReleased{c}}, nil
+}
+
+// Confirm decides about accepting an order.
+func (o *Order) Confirm(c Confirm) ([]Event, error) {
+	if err := o.in("ConfirmOrder", Placed); err != nil {
+		return nil, err
+	}
+	if o.OnHold {
+		return nil, o.refuse("ConfirmOrder")
+	}
+	return []Event{WasConfirmed{c}}, nil
+}
+
+// Cancel decides about ending an order; a held one may be cancelled too.
+func (o *Order) Cancel(c Cancel) ([]Event, error) {
+	if err := o.in("CancelOrder", Placed, Confirmed); err != nil {
+		return nil, err
+	}
+	return []Event{WasCancelled{c}}, nil
+}
+
+// Complete decides about ending an order of which all is done.
+func (o *Order) Complete(c Complete) ([]Event, error) {
+	if err := o.in("CompleteOrder", Confirmed); err != nil {
+		return nil, err
+	}
+	if o.OnHold {
+		return nil, o.refuse("CompleteOrder")
+	}
+	return []Event{WasCompleted{c}}, nil
+}
+
+// Apply changes the order by what happened. It accepts whatever was once
+// decided, so it checks nothing.
+func (o *Order) Apply(e Event) {
+	switch e := e.(type) {
+	case WasPlaced:
+		o.CustomerID, o.State, o.Fulfilment, o.Channel = e.CustomerID, Placed, e.Fulfilment, e.Channel
+		o.Lines, o.ShippingFee, o.Total = e.Lines, e.ShippingFee, e.Total
+		o.Contact, o.Address, o.PromisedAt, o.Plan = e.Contact, e.Address, e.PromisedAt, e.Plan
+		o.PlacedAt = e.OccurredAt
+	case WasAmended:
+		o.Total = e.Total
+		if e.Lines != nil {
+			o.Lines = e.Lines
+		}
+		if e.ShippingFee != nil {
+			o.ShippingFee = *e.ShippingFee
+		}
+		if e.Address != nil {
+			o.Address = e.Address
+		}
+		if e.PromisedAt != nil {
+			o.PromisedAt = e.PromisedAt
+		}
+		if e.Plan != nil {
+			o.Plan = e.Plan
+		}
+	case WasHeld:
+		o.OnHold, o.HoldReason = true, e.Reason
+	case WasReleased:
+		o.OnHold, o.HoldReason = false, ""
+	case WasConfirmed:
+		o.State = Confirmed
+		if e.PromisedAt != nil {
+			o.PromisedAt = e.PromisedAt
+		}
+	case WasCancelled:
+		o.State, o.CancelReason = Cancelled, e.Reason
+		o.OnHold, o.HoldReason = false, ""
+	case WasCompleted:
+		o.State = Completed
+	}
+}
+
+func (o *Order) in(command string, states ...State) error {
+	if o.State == None {
+		return fault.NotFound("order", o.ID)
+	}
+	for _, s := range states {
+		if o.State == s {
+			return nil
+		}
+	}
+	return o.refuse(command)
+}
+
+func (o *Order) refuse(command string) error {
+	return fault.IllegalTransition("order", o.stateName(), command)
+}
+
+func (o *Order) stateName() string {
+	if o.OnHold {
+		return string(o.State) + "_ON_HOLD"
+	}
+	return string(o.State)
+}
+
+// sum checks the lines and the fee and adds them up.
+func sum(lines []Line, fee Money) (Money, error) {
+	if fee.Amount < 0 {
+		return Money{}, fault.Invalid("shipping_fee.amount", "must not be negative")
+	}
+	total := Money{Amount: fee.Amount, Currency: fee.Currency}
+	seen := make(map[string]bool, len(lines))
+	for i, l := range lines {
+		field := func(name string) string { return fmt.Sprintf("lines[%d].%s", i, name) }
+		switch {
+		case seen[l.ID]:
+			return Money{}, fault.Invalid(field("line_id"), "%q appears twice", l.ID)
+		case l.Quantity < 1 || l.Quantity > 10_000:
+			return Money{}, fault.Invalid(field("quantity"), "must be between 1 and 10000")
+		case l.UnitPrice.Amount < 0:
+			return Money{}, fault.Invalid(field("unit_price.amount"), "must not be negative")
+		case l.UnitPrice.Currency != fee.Currency:
+			return Money{}, fault.Invalid(field("unit_price.currency"), "must be %s as the shipping fee is", fee.Currency)
+		case l.UnitPrice.Amount > (math.MaxInt64-total.Amount)/int64(l.Quantity):
+			return Money{}, fault.Invalid(field("unit_price.amount"), "the total is above what an order may cost")
+		}
+		seen[l.ID] = true
+		total.Amount += l.UnitPrice.Amount * int64(l.Quantity)
+	}
+	if total.Amount > maxTotal {
+		return Money{}, fault.Invalid("lines", "the total of %d is above %d minor units", total.Amount, maxTotal)
+	}
+	return total, nil
+}
+
+// checkPlan wants a plan of one currency; for a MANAGED order it pays the total.
+func checkPlan(f Fulfilment, plan []PlannedPayment, total Money) error {
+	var planned int64
+	for i, p := range plan {
+		switch {
+		case p.Amount.Currency != total.Currency:
+			return fault.Invalid(fmt.Sprintf("payment_plan[%d].amount.currency", i), "must be %s as the order is", total.Currency)
+		case p.Amount.Amount < 0 || p.Amount.Amount == 0 && f == Managed:
+			return fault.Invalid(fmt.Sprintf("payment_plan[%d].amount.amount", i), "must be positive")
+		case p.Amount.Amount > maxTotal:
+			return fault.Invalid(fmt.Sprintf("payment_plan[%d].amount.amount", i), "is above %d minor units", maxTotal)
+		}
+		planned += p.Amount.Amount
+	}
+	if f == Managed && planned != total.Amount {
+		return fault.Invalid("payment_plan", "adds up to %d, the order to %d minor units", planned, total.Amount)
+	}
+	return nil
+}
