@@ -1,0 +1,398 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+)
+
+// Head is where an aggregate stands: its last event. Every state row carries it.
+type Head struct {
+	Version    int64
+	Epoch      string
+	EventID    string
+	RecordedAt time.Time
+}
+
+// Table says how one kind of aggregate is stored. S is its state, which is kept
+// as JSON beside the columns that queries need.
+type Table[S any] struct {
+	// Type is the aggregate's type: "order".
+	Type string
+	// New returns the state of an aggregate that does not exist yet.
+	New func(id string) *S
+	// Key returns the order id that the aggregate's facts are about.
+	Key func(*S) string
+	// Lock locks and reads one row: SELECT version, epoch, event_id,
+	// recorded_at, state FROM … WHERE id = $1 FOR UPDATE. It must read nothing
+	// else: after a wait, only the locked row itself is read anew.
+	Lock string
+	// Save queues the statements that store the state at its new head. The first
+	// version is an INSERT, so that of two creations one fails.
+	Save func(batch *pgx.Batch, state *S, head Head) error
+}
+
+// Request is a command's identity. Message is what the fingerprint is made of,
+// unless Fingerprint is given.
+type Request struct {
+	// ID is the caller's request id. Empty: the command may take effect any
+	// number of times, and the aggregate itself must make that harmless.
+	ID          string
+	Method      string
+	Message     proto.Message
+	Fingerprint []byte
+	// AggregateID names the aggregate to change.
+	AggregateID string
+}
+
+// Fact is what a decision states: the content and the business time.
+type Fact struct {
+	Body       event.Body
+	OccurredAt time.Time
+}
+
+// Fingerprint returns the hash that tells a repeated request from another one
+// with the same id.
+func Fingerprint(method string, m proto.Message) ([]byte, error) {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("fingerprint %s: %w", method, err)
+	}
+	sum := sha256.Sum256(append([]byte(method+"\x00"), body...))
+	return sum[:], nil
+}
+
+const maxAttempts = 6
+
+// Execute lets one command take effect in one transaction of two round trips:
+//
+//	request id row · lock the aggregate · clock and epoch      (three statements, three snapshots)
+//	decide                                                      (pure; gets no context)
+//	state row · journal rows and outbox rows · answer · commit
+//
+// The sequence is drawn by the journal's INSERT, after the lock, so the order of
+// sequences is the order of versions. Decide changes the state by applying what
+// it decides and returns the facts; respond makes the answer, which is stored.
+// A request id that took effect before gets its first answer again (replayed);
+// with another body it is a RequestIDReused fault. A commit whose outcome is
+// unknown is resolved by running all of it again with the same request id.
+func Execute[S any, R proto.Message](
+	ctx context.Context, j *Journal, table *Table[S], req Request,
+	decide func(state *S, now time.Time) ([]Fact, error),
+	respond func(state *S, head Head) R,
+) (answer R, replayed bool, err error) {
+	if req.Fingerprint == nil && req.ID != "" {
+		if req.Fingerprint, err = Fingerprint(req.Method, req.Message); err != nil {
+			return answer, false, err
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		answer, replayed, err = execute(ctx, j, table, req, decide, respond)
+		if err == nil || attempt == maxAttempts || ctx.Err() != nil || !again(err, req.ID != "") {
+			return answer, replayed, explain(err)
+		}
+		pause := time.Duration(attempt) * 5 * time.Millisecond
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+}
+
+// again says whether running the command once more may help. A broken
+// connection leaves the outcome unknown; only a request id makes that safe.
+func again(err error, idempotent bool) bool {
+	return postgres.IsConflict(err) || postgres.ViolatedUnique(err) != "" || idempotent && disconnected(err)
+}
+
+// disconnected says whether err is about the connection or the server's state
+// and not about the statement.
+func disconnected(err error) bool {
+	if fault.As(err) != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		switch refused.Code[:2] {
+		case "08", "57": // connection exceptions, operator intervention
+			return true
+		}
+		return refused.Code == "53300" || refused.Code == "25006" // too many connections, read-only
+	}
+	var network *databaseError
+	return errors.As(err, &network)
+}
+
+// databaseError marks errors that came from talking to the database.
+type databaseError struct{ error }
+
+func (e *databaseError) Unwrap() error { return e.error }
+
+func explain(err error) error {
+	switch {
+	case err == nil || fault.As(err) != nil:
+		return err
+	case postgres.IsConflict(err) || postgres.ViolatedUnique(err) != "":
+		return fault.Conflict("somebody else changed the same thing at the same time; try again").Because(err)
+	case disconnected(err):
+		return fault.Unavailable("the database does not answer; try again with the same request id").Because(err)
+	}
+	return err
+}
+
+const (
+	insertRequest = `INSERT INTO idempotency (request_id, method, fingerprint) VALUES ($1, $2, $3) ON CONFLICT (request_id) DO NOTHING`
+	selectAnswer  = `SELECT method, fingerprint, response FROM idempotency WHERE request_id = $1`
+	updateAnswer  = `UPDATE idempotency SET response = $2 WHERE request_id = $1`
+	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1)`
+	insertFacts   = `
+		WITH appended AS (
+			INSERT INTO journal (sequence, partition, aggregate_type, aggregate_id, version, epoch, event_id, name, schema_version,
+			                     key, occurred_at, recorded_at, causation_id, correlation_id, traceparent, tracestate, payload)
+			SELECT nextval('journal_sequence'), $1, $2, $3, f.version, $4, f.event_id, f.name, f.schema_version,
+			       $5, f.occurred_at, $6, $7, $8, $9, $10, f.payload
+			  FROM (SELECT * FROM unnest($11::bigint[], $12::uuid[], $13::text[], $14::integer[], $15::timestamptz[], $16::bytea[])
+			               AS u (version, event_id, name, schema_version, occurred_at, payload) ORDER BY version) f
+			RETURNING partition, sequence)
+		INSERT INTO outbox (partition, sequence) SELECT partition, sequence FROM appended`
+)
+
+func execute[S any, R proto.Message](
+	ctx context.Context, j *Journal, table *Table[S], req Request,
+	decide func(*S, time.Time) ([]Fact, error), respond func(*S, Head) R,
+) (answer R, replayed bool, err error) {
+	conn, err := j.pool.Acquire(ctx)
+	if err != nil {
+		return answer, false, &databaseError{fmt.Errorf("acquire a connection: %w", err)}
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			rollback(ctx, conn)
+		}
+		conn.Release()
+	}()
+
+	state := table.New(req.AggregateID)
+	opened, err := open(ctx, conn, table.Lock, req, state)
+	if err != nil {
+		return answer, false, err
+	}
+	if opened.repeated {
+		answer, err = recall[R](ctx, conn, req)
+		return answer, true, err
+	}
+	before := opened.head
+	now := opened.now
+	if now.Before(before.RecordedAt) {
+		now = before.RecordedAt
+	}
+	facts, err := decide(state, now)
+	if err != nil {
+		return answer, false, err
+	}
+	head, rows, err := j.rows(ctx, table.Type, req, table.Key(state), before, opened.epoch, now, facts)
+	if err != nil {
+		return answer, false, err
+	}
+	answer = respond(state, head)
+
+	var batch pgx.Batch
+	if err := table.Save(&batch, state, head); err != nil {
+		return answer, false, err
+	}
+	if len(facts) > 0 {
+		batch.Queue(insertFacts, rows...)
+	}
+	if req.ID != "" {
+		stored, err := proto.Marshal(answer)
+		if err != nil {
+			return answer, false, fmt.Errorf("encode the answer to %s: %w", req.Method, err)
+		}
+		batch.Queue(updateAnswer, req.ID, stored)
+	}
+	batch.Queue("COMMIT")
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return answer, false, &databaseError{fmt.Errorf("commit %s: %w", req.Method, err)}
+	}
+	committed = true
+	if len(facts) > 0 {
+		j.signal()
+	}
+	return answer, false, nil
+}
+
+type opening struct {
+	repeated bool
+	head     Head
+	now      time.Time
+	epoch    string
+}
+
+// open begins the transaction: the request's row first (its insert waits for
+// another transaction with the same id), then the aggregate's lock in a
+// statement of its own, then the clock, read after the lock was got.
+func open(ctx context.Context, conn *pgxpool.Conn, lock string, req Request, state any) (o opening, err error) {
+	var batch pgx.Batch
+	batch.Queue("BEGIN")
+	if req.ID != "" {
+		batch.Queue(insertRequest, req.ID, req.Method, req.Fingerprint)
+	}
+	batch.Queue(lock, req.AggregateID)
+	batch.Queue(selectClock)
+	results := conn.SendBatch(ctx, &batch)
+	defer func() {
+		if closeErr := results.Close(); closeErr != nil && err == nil {
+			err = &databaseError{fmt.Errorf("open %s: %w", req.Method, closeErr)}
+		}
+	}()
+	if _, err := results.Exec(); err != nil {
+		return o, &databaseError{fmt.Errorf("begin: %w", err)}
+	}
+	if req.ID != "" {
+		tag, err := results.Exec()
+		if err != nil {
+			return o, &databaseError{fmt.Errorf("insert request id: %w", err)}
+		}
+		o.repeated = tag.RowsAffected() == 0
+	}
+	err = results.QueryRow().Scan(&o.head.Version, &o.head.Epoch, &o.head.EventID, &o.head.RecordedAt, state)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return o, &databaseError{fmt.Errorf("lock aggregate: %w", err)}
+	}
+	if err := results.QueryRow().Scan(&o.now, &o.epoch); err != nil {
+		return o, &databaseError{fmt.Errorf("read the clock: %w", err)}
+	}
+	o.now = o.now.UTC()
+	o.head.RecordedAt = o.head.RecordedAt.UTC()
+	return o, nil
+}
+
+// recall returns the first answer to a request id, in a statement whose
+// snapshot is younger than the commit that the insert waited for.
+func recall[R proto.Message](ctx context.Context, conn *pgxpool.Conn, req Request) (answer R, err error) {
+	var method string
+	var fingerprint, stored []byte
+	if err := conn.QueryRow(ctx, selectAnswer, req.ID).Scan(&method, &fingerprint, &stored); err != nil {
+		return answer, &databaseError{fmt.Errorf("read the answer to request %s: %w", req.ID, err)}
+	}
+	return decodeAnswer[R](req, method, fingerprint, stored)
+}
+
+func decodeAnswer[R proto.Message](req Request, method string, fingerprint, stored []byte) (answer R, err error) {
+	if method != req.Method || !bytes.Equal(fingerprint, req.Fingerprint) {
+		return answer, fault.RequestIDReused(req.ID)
+	}
+	answer = answer.ProtoReflect().New().Interface().(R)
+	if err := proto.Unmarshal(stored, answer); err != nil {
+		return answer, fmt.Errorf("decode the answer to request %s: %w", req.ID, err)
+	}
+	return answer, nil
+}
+
+// Recall returns the first answer to a request id if it is known already. Not
+// found is no proof of absence: the first command may still be on its way. Only
+// Execute is definite.
+func Recall[R proto.Message](ctx context.Context, j *Journal, req Request) (answer R, found bool, err error) {
+	if req.Fingerprint == nil {
+		if req.Fingerprint, err = Fingerprint(req.Method, req.Message); err != nil {
+			return answer, false, err
+		}
+	}
+	var method string
+	var fingerprint, stored []byte
+	err = j.pool.QueryRow(ctx, selectAnswer, req.ID).Scan(&method, &fingerprint, &stored)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return answer, false, nil
+	}
+	if err != nil {
+		return answer, false, explain(&databaseError{fmt.Errorf("read the answer to request %s: %w", req.ID, err)})
+	}
+	answer, err = decodeAnswer[R](req, method, fingerprint, stored)
+	return answer, err == nil, err
+}
+
+// rows turns facts into the arguments of insertFacts and returns the new head.
+func (j *Journal) rows(ctx context.Context, kind string, req Request, key string, head Head, epoch string, now time.Time, facts []Fact) (Head, []any, error) {
+	if len(facts) == 0 {
+		return head, nil, nil
+	}
+	var (
+		cause     = rpc.CauseOf(ctx)
+		carrier   = propagation.MapCarrier{}
+		partition = event.PartitionOf(key, j.cfg.Partitions)
+		versions  = make([]int64, len(facts))
+		ids       = make([]string, len(facts))
+		names     = make([]string, len(facts))
+		schemas   = make([]int32, len(facts))
+		occurred  = make([]time.Time, len(facts))
+		payloads  = make([][]byte, len(facts))
+	)
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	if cause.CausationID == "" {
+		cause.CausationID = req.ID
+	}
+	if cause.CorrelationID == "" {
+		cause.CorrelationID = key
+	}
+	for i, f := range facts {
+		name, version, payload, err := j.cfg.Encode(f.Body)
+		if err != nil {
+			return head, nil, fmt.Errorf("encode %s: %w", f.Body.FactName(), err)
+		}
+		if len(payload) > MaxFactBytes {
+			return head, nil, fault.TooLarge("the fact %s would take %d bytes, at most %d are possible", name, len(payload), MaxFactBytes)
+		}
+		id, err := uuid.NewV7()
+		if err != nil {
+			return head, nil, fmt.Errorf("make an event id: %w", err)
+		}
+		at := f.OccurredAt
+		if at.IsZero() {
+			at = now
+		}
+		e := event.Envelope{
+			ID: id.String(), Source: j.cfg.Source, Type: name, SchemaVersion: version,
+			Aggregate: event.Aggregate{Type: kind, ID: req.AggregateID}, Version: head.Version + 1, Epoch: epoch,
+			Key: key, Partition: partition, OccurredAt: at.UTC().Truncate(time.Microsecond), RecordedAt: now,
+			CausationID: cause.CausationID, CorrelationID: cause.CorrelationID,
+			TraceParent: carrier["traceparent"], TraceState: carrier["tracestate"],
+		}
+		if err := e.Validate(); err != nil {
+			return head, nil, fmt.Errorf("state %s: %w", name, err)
+		}
+		head = Head{Version: e.Version, Epoch: epoch, EventID: e.ID, RecordedAt: now}
+		versions[i], ids[i], names[i], schemas[i], occurred[i], payloads[i] = e.Version, e.ID, name, int32(version), e.OccurredAt, payload
+	}
+	return head, []any{
+		partition, kind, req.AggregateID, epoch, key, now, cause.CausationID, cause.CorrelationID,
+		carrier["traceparent"], carrier["tracestate"], versions, ids, names, schemas, occurred, payloads,
+	}, nil
+}
+
+// rollback ends a transaction that was not committed. A connection on which
+// that fails is closed by its release.
+func rollback(ctx context.Context, conn *pgxpool.Conn) {
+	if conn.Conn().IsClosed() || conn.Conn().PgConn().TxStatus() == 'I' {
+		return
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, _ = conn.Exec(bounded, "ROLLBACK")
+}

@@ -1,0 +1,155 @@
+// Package journal is the write path's memory: every event for ever, the set of
+// those not sent yet, and the answers already given. Execute is the one
+// transaction in which a command takes effect; the JournalService serves what
+// was committed.
+package journal
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// MaxFactBytes is the largest payload of an event. A command that would state a
+// larger one is refused, so that nothing unsendable is ever committed.
+const MaxFactBytes = 256 << 10
+
+// RequestMemory is how long the answer to a request id is remembered.
+const RequestMemory = 30 * 24 * time.Hour
+
+// Config is what a journal has to know about its service.
+type Config struct {
+	// Source is the context: "order", "payment", "shipment".
+	Source string
+	// Partitions is the partition count of the deployment; fixed for ever.
+	Partitions int32
+	// Encode turns a fact into the name and version of its schema and its bytes.
+	Encode func(event.Body) (name string, version int, bare []byte, err error)
+	Log    *slog.Logger
+}
+
+// Journal appends to and reads from the journal of one service.
+type Journal struct {
+	cfg  Config
+	pool *pgxpool.Pool
+	wake chan struct{}
+}
+
+// Open brings the tables up to date, mints the source's first epoch if there is
+// none, and returns the journal.
+func Open(ctx context.Context, pool *pgxpool.Pool, cfg Config) (*Journal, error) {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("read the journal's migrations: %w", err)
+	}
+	if err := postgres.Migrate(ctx, pool, sub, "goose_journal"); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	j := &Journal{cfg: cfg, pool: pool, wake: make(chan struct{}, 1)}
+	if err := j.mintFirstEpoch(ctx); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+// Source returns the context that the journal belongs to.
+func (j *Journal) Source() string { return j.cfg.Source }
+
+// Partitions returns the partition count that keys are spread over.
+func (j *Journal) Partitions() int32 { return j.cfg.Partitions }
+
+// Pool returns the service's database.
+func (j *Journal) Pool() *pgxpool.Pool { return j.pool }
+
+// Wakes receives after commits; several commits may be one wake-up. It is a
+// hint for the relay of this process: what it misses, the relay's poll finds.
+func (j *Journal) Wakes() <-chan struct{} { return j.wake }
+
+func (j *Journal) signal() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// mintFirstEpoch stamps the source with its first epoch, and with the identity
+// of the database, so that a restored copy can be told from its original.
+func (j *Journal) mintFirstEpoch(ctx context.Context) error {
+	err := postgres.InTx(ctx, j.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `LOCK TABLE source_epoch IN EXCLUSIVE MODE`); err != nil {
+			return fmt.Errorf("lock the epochs: %w", err)
+		}
+		var exists bool
+		var now time.Time
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM source_epoch), clock_timestamp()`).Scan(&exists, &now)
+		if err != nil {
+			return fmt.Errorf("read the epochs: %w", err)
+		}
+		if exists {
+			return nil
+		}
+		epoch, err := event.NewEpoch(now, "")
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO source_epoch (epoch, predecessor, system_identifier, timeline)
+			SELECT $1, '', s.system_identifier, c.timeline_id
+			  FROM pg_control_system() s, pg_control_checkpoint() c`, epoch); err != nil {
+			return fmt.Errorf("store the first epoch: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("mint the first epoch of %s: %w", j.cfg.Source, err)
+	}
+	return nil
+}
+
+// Prune forgets answers older than RequestMemory until ctx ends. Its failures
+// are logged: they cost disk, never a command.
+func (j *Journal) Prune(ctx context.Context) error {
+	ticker := time.NewTicker(10 * time.Minute)
+	defer ticker.Stop()
+	for {
+		if err := j.pruneOnce(ctx); err != nil && ctx.Err() == nil {
+			j.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "pruning request ids failed", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (j *Journal) pruneOnce(ctx context.Context) error {
+	const chunk = 5_000
+	for {
+		tag, err := j.pool.Exec(ctx, `
+			DELETE FROM idempotency WHERE request_id IN (
+				SELECT request_id FROM idempotency
+				 WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)`, RequestMemory, chunk)
+		if err != nil {
+			return fmt.Errorf("prune request ids: %w", err)
+		}
+		if tag.RowsAffected() < chunk {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+	journalpb "github.com/tidemark-dev/tidemark/proto/journal/v1"
+)
+
+const (
+	defaultPage = 500
+	maxPage     = 1000
+)
+
+// Server serves a journal to those who heal or rebuild copies of it.
+type Server struct {
+	journalpb.UnimplementedJournalServiceServer
+	journal *Journal
+	pager   *rpc.Pager
+}
+
+// NewServer returns the JournalService of one journal.
+func NewServer(j *Journal, pager *rpc.Pager) *Server { return &Server{journal: j, pager: pager} }
+
+const eventColumns = `event_id::text, name, schema_version, aggregate_type, aggregate_id, version, epoch, key, partition,
+	sequence, occurred_at, recorded_at, causation_id, correlation_id, traceparent, tracestate, payload`
+
+// GetEvents returns the events of one aggregate, by version.
+func (s *Server) GetEvents(ctx context.Context, r *journalpb.GetEventsRequest) (*journalpb.GetEventsResponse, error) {
+	limit := pageSize(r.GetPageSize())
+	events, err := s.query(ctx, `SELECT `+eventColumns+` FROM journal
+		WHERE aggregate_type = $1 AND aggregate_id = $2 AND version >= $3 AND ($4 = 0 OR version <= $4)
+		ORDER BY version LIMIT $5`, r.GetAggregateType(), r.GetAggregateId(), r.GetFromVersion(), r.GetToVersion(), limit+1)
+	if err != nil {
+		return nil, err
+	}
+	resp := &journalpb.GetEventsResponse{Events: events}
+	if len(events) > limit {
+		resp.NextVersion = events[limit].GetVersion()
+		resp.Events = events[:limit]
+	}
+	return resp, nil
+}
+
+// ListEvents returns the events of one partition, by sequence. An event that is
+// committed late may carry a lower sequence than one that was listed before.
+func (s *Server) ListEvents(ctx context.Context, r *journalpb.ListEventsRequest) (*journalpb.ListEventsResponse, error) {
+	limit := pageSize(r.GetPageSize())
+	events, err := s.query(ctx, `SELECT `+eventColumns+` FROM journal
+		WHERE partition = $1 AND sequence >= $2 AND ($3 = 0 OR sequence <= $3)
+		ORDER BY sequence LIMIT $4`, r.GetPartition(), r.GetFromSequence(), r.GetToSequence(), limit+1)
+	if err != nil {
+		return nil, err
+	}
+	resp := &journalpb.ListEventsResponse{Events: events}
+	if len(events) > limit {
+		resp.NextSequence = events[limit].GetSequence()
+		resp.Events = events[:limit]
+	}
+	return resp, nil
+}
+
+type headPosition struct{ Type, ID string }
+
+// ListHeads returns the last event of every aggregate of one partition. It
+// walks the whole journal once, so it is for the rare moments when a copy
+// doubts everything.
+func (s *Server) ListHeads(ctx context.Context, r *journalpb.ListHeadsRequest) (*journalpb.ListHeadsResponse, error) {
+	var after headPosition
+	binding := rpc.Binding(r, "page_token", "page_size")
+	if r.GetPageToken() != "" {
+		if err := s.pager.Position(binding, r.GetPageToken(), &after); err != nil {
+			return nil, err
+		}
+	}
+	limit := pageSize(r.GetPageSize())
+	rows, err := s.journal.pool.Query(ctx, `
+		SELECT DISTINCT ON (aggregate_type, aggregate_id) aggregate_type, aggregate_id, epoch, version, event_id::text
+		  FROM journal WHERE partition = $1 AND (aggregate_type, aggregate_id) > ($2, $3)
+		 ORDER BY aggregate_type, aggregate_id, version DESC LIMIT $4`, r.GetPartition(), after.Type, after.ID, limit+1)
+	if err != nil {
+		return nil, explain(&databaseError{fmt.Errorf("list heads: %w", err)})
+	}
+	heads, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.Head, error) {
+		h := &journalpb.Head{}
+		err := row.Scan(&h.AggregateType, &h.AggregateId, &h.Epoch, &h.Version, &h.EventId)
+		return h, err
+	})
+	if err != nil {
+		return nil, explain(&databaseError{fmt.Errorf("list heads: %w", err)})
+	}
+	resp := &journalpb.ListHeadsResponse{Heads: heads}
+	if len(heads) > limit {
+		resp.Heads = heads[:limit]
+		last := resp.Heads[limit-1]
+		if resp.NextPageToken, err = s.pager.Token(binding, headPosition{last.GetAggregateType(), last.GetAggregateId()}); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
+}
+
+func (s *Server) query(ctx context.Context, sql string, args ...any) ([]*journalpb.JournalEvent, error) {
+	rows, err := s.journal.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, explain(&databaseError{fmt.Errorf("read the journal: %w", err)})
+	}
+	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.JournalEvent, error) {
+		e := &journalpb.JournalEvent{Source: s.journal.cfg.Source}
+		var occurred, recorded time.Time
+		err := row.Scan(&e.Id, &e.Type, &e.SchemaVersion, &e.AggregateType, &e.AggregateId, &e.Version, &e.Epoch, &e.Key, &e.Partition,
+			&e.Sequence, &occurred, &recorded, &e.CausationId, &e.CorrelationId, &e.Traceparent, &e.Tracestate, &e.Payload)
+		e.OccurredAt, e.RecordedAt = timestamppb.New(occurred), timestamppb.New(recorded)
+		return e, err
+	})
+	if err != nil {
+		return nil, explain(&databaseError{fmt.Errorf("read the journal: %w", err)})
+	}
+	return events, nil
+}
+
+func pageSize(asked int32) int {
+	if asked <= 0 {
+		return defaultPage
+	}
+	return min(int(asked), maxPage)
+}
