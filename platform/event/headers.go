@@ -45,20 +45,6 @@ const (
 	maxHeader = 1024
 )
 
-// TypeControl is the ce_type of a control record: the running totals that a
-// relay writes between facts.
-const TypeControl = typePrefix + "control"
-
-// IsControl reports whether the headers are those of a control record.
-func IsControl(headers []Header) bool {
-	for _, h := range headers {
-		if h.Key == headerType {
-			return string(h.Value) == TypeControl
-		}
-	}
-	return false
-}
-
 // ErrNoHeaders reports a record that carries no CloudEvents headers: somebody
 // else's record.
 var ErrNoHeaders = errors.New("record carries no CloudEvents headers")
@@ -106,10 +92,7 @@ func (e Envelope) Headers() []Header {
 // the envelope holds all that could be read, so that a bad record can still be
 // named. An unreadable trace context is dropped: it is never worth a fact.
 func ParseHeaders(headers []Header) (Envelope, error) {
-	p := parser{values: make(map[string]string, len(headers))}
-	for _, h := range headers {
-		p.read(h)
-	}
+	p := newParser(headers)
 	if !p.ours {
 		return Envelope{}, ErrNoHeaders
 	}
@@ -154,6 +137,14 @@ type parser struct {
 	values map[string]string
 	ours   bool // a CloudEvents header was among them
 	err    error
+}
+
+func newParser(headers []Header) *parser {
+	p := &parser{values: make(map[string]string, len(headers))}
+	for _, h := range headers {
+		p.read(h)
+	}
+	return p
 }
 
 func (p *parser) fail(header, reason string) {
