@@ -1,0 +1,23 @@
+// Command tidemark is the one binary of Tidemark: the whole fleet embedded, and
+// the command line of its users and operators.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// root is every command of the binary.
+type root struct {
+	globals
+	clientCommands
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal kills
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
