@@ -78,7 +78,12 @@ func Fingerprint(method string, m proto.Message) ([]byte, error) {
 	return sum[:], nil
 }
 
-const maxAttempts = 6
+const (
+	maxAttempts = 6
+	// maxTraceState is what W3C asks everybody to pass on; more is dropped,
+	// because a caller must not be able to make headers grow.
+	maxTraceState = 512
+)
 
 // Execute lets one command take effect in one transaction of two round trips:
 //
@@ -345,6 +350,9 @@ func (j *Journal) rows(ctx context.Context, kind string, req Request, key string
 		payloads  = make([][]byte, len(facts))
 	)
 	propagation.TraceContext{}.Inject(ctx, carrier)
+	if len(carrier["tracestate"]) > maxTraceState {
+		delete(carrier, "tracestate")
+	}
 	if cause.CausationID == "" {
 		cause.CausationID = req.ID
 	}

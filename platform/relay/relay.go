@@ -1,0 +1,323 @@
+// Package relay sends what a journal committed to Kafka, and says in control
+// records how much it sent and how current the topic is.
+//
+//	candidate ──lease got: term──▶ owner: read the unsent set ▶ produce ▶ acknowledged ▶ mark ▶ control records ─┐
+//	    ▲                            ▲                                                                          │
+//	    │                            └──────────── commit, or poll interval ◀───────────────────────────────────┘
+//	    └──────fenced, or anything failed: the producer is replaced, the unsent set is read again
+//
+// There is no cursor: what is unsent is a set of rows, read in one statement,
+// and a row leaves it only after the broker's acknowledgement and only under
+// the lease of the relay that sent it.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/kafka/kafkaotel"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
+)
+
+// Config is what a relay has to know.
+type Config struct {
+	// Source is the context whose journal is in Pool: "order".
+	Source string
+	Pool   *pgxpool.Pool
+	Kafka  kafka.Config
+	// Encode returns the bare Avro bytes of a control record.
+	Encode func(event.Body) (name string, version int, bare []byte, err error)
+	// Frame puts the Confluent frame before bare Avro. An error means that this
+	// row can never be sent; it must not depend on anything that may be away.
+	Frame func(name string, version int, bare []byte) ([]byte, error)
+	// Wakes receives after commits of this process; may be nil.
+	Wakes     <-chan struct{}
+	Telemetry *telemetry.Telemetry
+	Log       *slog.Logger
+	Tuning    Tuning
+}
+
+// Tuning are times and sizes; zero values mean the defaults.
+type Tuning struct {
+	// LeaseTTL is how long a silent owner keeps its lease; default 5 s.
+	LeaseTTL time.Duration
+	// Poll is the interval of the fallback poll and of idle control records; default 1 s.
+	Poll time.Duration
+	// ControlEvery is the least time between two control records of a partition
+	// in its data topic; default 1 s.
+	ControlEvery time.Duration
+	// Coalesce is the least time between two reads while commits keep coming;
+	// default 2 ms. The first commit after a pause is read at once.
+	Coalesce time.Duration
+	// BatchPerPartition is how many rows of a partition one read takes; default 200.
+	BatchPerPartition int
+}
+
+func (t Tuning) withDefaults() Tuning {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&t.LeaseTTL, 5*time.Second)
+	set(&t.Poll, time.Second)
+	set(&t.ControlEvery, time.Second)
+	set(&t.Coalesce, 2*time.Millisecond)
+	if t.BatchPerPartition <= 0 {
+		t.BatchPerPartition = 200
+	}
+	return t
+}
+
+// Relay sends one source. Several may run; the lease lets one of them work.
+type Relay struct {
+	cfg     Config
+	tuning  Tuning
+	lease   lease
+	metrics *metrics
+	otel    *kafkaotel.Telemetry
+	// hooks let tests stop the relay at the points where it matters.
+	hooks hooks
+}
+
+type hooks struct {
+	produced func(context.Context) // acknowledged, not marked
+	read     func(context.Context) // the unsent set was read
+}
+
+// errFenced says that another relay has the lease.
+var errFenced = errors.New("another relay has the lease")
+
+// New returns a relay. It does nothing before Run.
+func New(cfg Config) (*Relay, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Telemetry == nil {
+		cfg.Telemetry = telemetry.Off()
+	}
+	otel, err := kafkaotel.New(cfg.Telemetry.TracerProvider, cfg.Telemetry.MeterProvider)
+	if err != nil {
+		return nil, err
+	}
+	tuning := cfg.Tuning.withDefaults()
+	r := &Relay{cfg: cfg, tuning: tuning, otel: otel}
+	r.lease = lease{pool: cfg.Pool, name: "relay/" + cfg.Source, holder: uuid.NewString(), ttl: tuning.LeaseTTL}
+	if r.metrics, err = newMetrics(cfg.Telemetry, cfg.Source, cfg.Pool); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Run sends until ctx ends, then lets what is in flight be acknowledged, marks
+// it, and gives the lease back. Trouble of the broker or the database is
+// logged once per attempt and tried again for ever: the unsent set is safe.
+func (r *Relay) Run(ctx context.Context) error {
+	defer r.metrics.stop()
+	pause := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := r.own(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errFenced):
+			r.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay lost its lease", slog.String("source", r.cfg.Source))
+		case err != nil:
+			r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay starts over", slog.String("source", r.cfg.Source), slog.Any("error", err))
+		}
+		if time.Since(started) > 10*time.Second {
+			pause = 100 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 2*time.Second)
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := r.lease.release(bounded); err != nil {
+		return fmt.Errorf("release the relay's lease: %w", err)
+	}
+	return nil
+}
+
+// own waits for the lease and works under it until something fails.
+func (r *Relay) own(ctx context.Context) (err error) {
+	term, err := r.lease.acquire(ctx, r.tuning.Poll)
+	if err != nil {
+		return err
+	}
+	producer, err := kafka.NewProducer(r.cfg.Kafka, "tidemark-relay-"+r.cfg.Source)
+	if err != nil {
+		return err
+	}
+	o := &owner{
+		Relay: r, term: term, topic: kafka.EventsTopic(r.cfg.Source), producer: producer,
+		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15),
+	}
+	drained := make(chan struct{})
+	go o.drain(drained)
+	defer func() {
+		producer.Close()
+		<-drained
+	}()
+	if err := o.takeOver(ctx); err != nil {
+		return err
+	}
+	return o.loop(ctx)
+}
+
+// owner is a relay while it has the lease.
+type owner struct {
+	*Relay
+	term     term
+	topic    string
+	topicID  string
+	epoch    epoch
+	producer *ck.Producer
+	fatal    chan error
+	reports  chan ck.Event
+	shards   []*shard // by partition
+	lastRead time.Time
+}
+
+// shard is what the owner knows of one partition.
+type shard struct {
+	partition int32
+	totals    totals
+	end       int64     // offset after the last record of the data topic
+	asOf      time.Time // see advance
+	target    *target
+	changed   bool      // totals or blocked rows changed since the last control record in band
+	inBand    time.Time // last control record in the data topic
+	idle      time.Time // last idle control record
+	blocked   blockedState
+}
+
+type totals struct {
+	number, count int64
+	hash          event.Sum
+	min, max      int64
+}
+
+// target is an as_of that becomes true once everything up to head is sent.
+type target struct {
+	at   time.Time
+	head int64
+}
+
+type blockedState struct {
+	count int64
+	since *time.Time
+	names []string
+}
+
+// drain handles what is not about one message: it notices fatal errors.
+func (o *owner) drain(done chan<- struct{}) {
+	defer close(done)
+	for e := range o.producer.Events() {
+		if err, ok := e.(ck.Error); ok && err.IsFatal() {
+			select {
+			case o.fatal <- err:
+			default:
+			}
+		}
+	}
+}
+
+// loop reads, sends and marks until ctx ends or something fails.
+func (o *owner) loop(ctx context.Context) error {
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	for {
+		more, err := o.cycle(ctx)
+		if err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		poll.Reset(o.untilControl())
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-o.fatal:
+			return fmt.Errorf("producer: %w", err)
+		case <-poll.C:
+		case <-o.cfg.Wakes:
+			// While commits keep coming, let a few gather.
+			if wait := o.tuning.Coalesce - time.Since(o.lastRead); wait > 0 {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(wait):
+				}
+			}
+		}
+	}
+}
+
+// cycle is one turn: what is unsent is read, sent, acknowledged, marked, and
+// then, at this barrier, the control records that are due are written.
+func (o *owner) cycle(ctx context.Context) (more bool, err error) {
+	o.lastRead = time.Now()
+	set, err := o.readUnsent(ctx)
+	if err != nil {
+		return false, err
+	}
+	o.hooks.after(ctx, o.hooks.read)
+	good, bad := o.sort(set.rows)
+	if err := o.send(ctx, good); err != nil {
+		return false, err
+	}
+	good, refused := split(good)
+	bad = append(bad, refused...)
+	o.hooks.after(ctx, o.hooks.produced)
+	// What was acknowledged is marked even while the process is stopping.
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := o.mark(bounded, good, bad); err != nil {
+		return false, err
+	}
+	o.advance(set)
+	if err := o.control(bounded); err != nil {
+		return false, err
+	}
+	return set.full, nil
+}
+
+func (h hooks) after(ctx context.Context, hook func(context.Context)) {
+	if hook != nil {
+		hook(ctx)
+	}
+}
+
+// advance moves as_of to the time of the read for every partition of which
+// everything up to the highest row of that read is sent. A transaction that
+// commits later with a lower sequence was acknowledged to nobody before that
+// time, so as_of stays true; it is sent by a later turn.
+func (o *owner) advance(set unsentSet) {
+	for _, s := range o.shards {
+		seen := set.shards[s.partition]
+		if seen.head == 0 {
+			s.asOf, s.target = set.at, nil
+			continue
+		}
+		if s.target == nil {
+			s.target = &target{at: set.at, head: seen.head}
+		}
+		if seen.last >= s.target.head {
+			s.asOf, s.target = s.target.at, nil
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/kafka/kafkaotel"
+)
+
+// maxValueBytes leaves room for the headers and the batch around one message.
+const maxValueBytes = kafka.MaxMessageBytes - 32<<10
+
+// stopGrace is how long a stop waits for acknowledgements. What is not
+// acknowledged by then stays unsent and is sent again, which is harmless.
+const stopGrace = 3 * time.Second
+
+// sending is one message in flight; it is the message's opaque value.
+type sending struct {
+	row  *row // nil for a control record
+	span kafkaotel.Sending
+}
+
+// send produces the rows in order, each to the partition that was computed when
+// its command was decided, and returns when all are acknowledged. In-flight
+// messages are never cancelled. A row that the broker itself refuses as too
+// large or invalid comes back with its reason in bad.
+func (o *owner) send(ctx context.Context, rows []*row) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	if time.Now().After(o.term.trusted) {
+		if err := o.lease.renew(ctx, &o.term); err != nil {
+			return err
+		}
+	}
+	pending := 0
+	for _, r := range rows {
+		m := o.message(r)
+		s := &sending{row: r, span: o.otel.Send(remote(r), m, attribute.Float64("tidemark.outbox.wait", time.Since(r.RecordedAt).Seconds()),
+			attribute.String("tidemark.event.id", r.ID), attribute.String("tidemark.aggregate", r.Aggregate.String()),
+			attribute.Int64("tidemark.version", r.Version))}
+		m.Opaque = s
+		for {
+			err := o.producer.Produce(m, o.reports)
+			if err == nil {
+				pending++
+				break
+			}
+			if !isCode(err, ck.ErrQueueFull) || pending == 0 {
+				s.span.Done(ctx, nil, err)
+				return fmt.Errorf("produce: %w", err)
+			}
+			if err := o.await(ctx, &pending, pending/2); err != nil {
+				return err
+			}
+		}
+	}
+	return o.await(ctx, &pending, 0)
+}
+
+func (o *owner) message(r *row) *ck.Message {
+	headers := r.Headers()
+	out := make([]ck.Header, len(headers))
+	for i, h := range headers {
+		out[i] = ck.Header{Key: h.Key, Value: h.Value}
+	}
+	return &ck.Message{
+		TopicPartition: ck.TopicPartition{Topic: &o.topic, Partition: r.Partition},
+		Key:            []byte(r.Key), Value: r.value, Headers: out,
+	}
+}
+
+// remote returns a context that carries the command's span, so that the span of
+// the send is its child.
+func remote(r *row) context.Context {
+	return propagation.TraceContext{}.Extract(context.Background(),
+		propagation.MapCarrier{"traceparent": r.TraceParent, "tracestate": r.TraceState})
+}
+
+// await takes delivery reports until only left are pending. It keeps the lease
+// meanwhile, however long the broker takes.
+func (o *owner) await(ctx context.Context, pending *int, left int) error {
+	keep := time.NewTicker(o.lease.ttl / 4)
+	defer keep.Stop()
+	stopping := ctx.Done()
+	var deadline <-chan time.Time
+	for *pending > left {
+		select {
+		case e := <-o.reports:
+			m, ok := e.(*ck.Message)
+			if !ok {
+				continue
+			}
+			*pending--
+			if err := o.delivered(ctx, m); err != nil {
+				return err
+			}
+		case err := <-o.fatal:
+			return fmt.Errorf("producer: %w", err)
+		case <-keep.C:
+			if o.lease.due(o.term) {
+				bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.lease.ttl)
+				err := o.lease.renew(bounded, &o.term)
+				cancel()
+				if err != nil {
+					return err
+				}
+			}
+		case <-stopping:
+			stopping = nil
+			timer := time.NewTimer(stopGrace)
+			defer timer.Stop()
+			deadline = timer.C
+		case <-deadline:
+			return fmt.Errorf("%d messages were not acknowledged in %s: %w", *pending, stopGrace, ctx.Err())
+		}
+	}
+	return nil
+}
+
+func (o *owner) delivered(ctx context.Context, m *ck.Message) error {
+	s, _ := m.Opaque.(*sending)
+	err := m.TopicPartition.Error
+	if s != nil {
+		s.span.Done(ctx, m, err)
+	}
+	if err != nil {
+		if s != nil && s.row != nil && refused(err) {
+			s.row.bad = err.Error()
+			return nil
+		}
+		return fmt.Errorf("send to %s: %w", o.topic, err)
+	}
+	if *m.TopicPartition.Topic == o.topic {
+		shard := o.shards[m.TopicPartition.Partition]
+		shard.end = max(shard.end, int64(m.TopicPartition.Offset)+1)
+	}
+	return nil
+}
+
+// refused says that the broker will never take this message.
+func refused(err error) bool {
+	return isCode(err, ck.ErrMsgSizeTooLarge, ck.ErrInvalidMsg, ck.ErrInvalidMsgSize, ck.ErrInvalidRecord, ck.ErrInvalidTimestamp)
+}
+
+func isCode(err error, codes ...ck.ErrorCode) bool {
+	var e ck.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, code := range codes {
+		if e.Code() == code {
+			return true
+		}
+	}
+	return false
+}
+
+// controlHeaders are those of a control record; it is no fact and has no
+// identity of its own.
+func controlHeaders(source, schema string) []ck.Header {
+	return []ck.Header{
+		{Key: "ce_specversion", Value: []byte("1.0")},
+		{Key: "content-type", Value: []byte("application/avro")},
+		{Key: "ce_type", Value: []byte(event.TypeControl)},
+		{Key: "ce_source", Value: []byte("tidemark/" + source)},
+		{Key: "ce_dataschema", Value: []byte(schema)},
+	}
+}
