@@ -10,16 +10,17 @@ import (
 
 // OrderAmended says: an order was changed before it left. What is null stays as it was.
 type OrderAmended struct {
-	OrderID       string      // The order this is about.
-	CustomerID    string      // The customer whose order it is.
-	Actor         string      // Who did it: customer, fulfilment, carrier, provider, import, or operator:<name>.
-	TimeEstimated bool        // True if the business time of this fact is an estimate.
-	Lines         []OrderLine // All lines from now on; null if unchanged.
-	ShippingFee   *Money      // The shipping fee from now on; null if unchanged.
-	Total         Money       // What the customer pays in all from now on.
-	Address       *Address    // Where the goods go from now on; null if unchanged.
-	PromisedAt    *time.Time  // The promise from now on; null if unchanged.
-	Note          string      // Free words of whoever did it; empty if none. Never personal data.
+	OrderID       string           // The order this is about.
+	CustomerID    string           // The customer whose order it is.
+	Actor         string           // Who did it: customer, fulfilment, carrier, provider, import, or operator:<name>.
+	TimeEstimated bool             // True if the business time of this fact is an estimate.
+	Lines         []OrderLine      // All lines from now on; null if unchanged.
+	ShippingFee   *Money           // The shipping fee from now on; null if unchanged.
+	Total         Money            // What the customer pays in all from now on.
+	Address       *Address         // Where the goods go from now on; null if unchanged.
+	PromisedAt    *time.Time       // The promise from now on; null if unchanged.
+	PaymentPlan   []PlannedPayment // How the customer pays from now on; null if unchanged.
+	Note          string           // Free words of whoever did it; empty if none. Never personal data.
 }
 
 // FactName returns "OrderAmended".
@@ -35,7 +36,7 @@ func (v *OrderAmended) Common() Common {
 
 // ToNative returns the record as goavro writes it, or the field that cannot be written.
 func (v *OrderAmended) ToNative() (map[string]any, error) {
-	w := native.NewWriter("OrderAmended", 10)
+	w := native.NewWriter("OrderAmended", 11)
 	w.String("order_id", v.OrderID)
 	w.String("customer_id", v.CustomerID)
 	w.String("actor", v.Actor)
@@ -45,6 +46,7 @@ func (v *OrderAmended) ToNative() (map[string]any, error) {
 	w.Record("total", &v.Total)
 	native.PutNullRecord(w, "address", "tidemark.types.Address", v.Address)
 	w.NullTime("promised_at", v.PromisedAt)
+	native.PutNullList(w, "payment_plan", v.PaymentPlan, native.MaxItems)
 	w.String("note", v.Note)
 	return w.Done()
 }
@@ -62,6 +64,7 @@ func (v *OrderAmended) FromNative(value any) error {
 	r.Record("total", &out.Total)
 	out.Address = native.GetNullRecord[Address](r, "address", "tidemark.types.Address")
 	out.PromisedAt = r.NullTime("promised_at")
+	out.PaymentPlan = native.GetNullList[PlannedPayment](r, "payment_plan", native.MaxItems)
 	out.Note = r.String("note")
 	if err := r.Done(); err != nil {
 		return err
