@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,6 +118,12 @@ func ReachableDir(dir string) (string, error) {
 		return dir, nil
 	}
 	return filepath.Join("/var/lib/tidemark", pathDigest(dir)), nil
+}
+
+// pathDigest names a path in a few letters.
+func pathDigest(path string) string {
+	sum := sha256.Sum256([]byte(path))
+	return hex.EncodeToString(sum[:6])
 }
 
 // canEnter reports whether the account may pass every existing directory on

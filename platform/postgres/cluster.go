@@ -30,7 +30,7 @@ type ClusterConfig struct {
 	// Durable turns fsync and synchronous commit on. Without it a crash of the
 	// machine, but not of the server, loses data: right for tests only.
 	Durable bool
-	// BinDir holds initdb and postgres; empty means FindBinaries.
+	// BinDir holds initdb and postgres; package binaries finds it.
 	BinDir string
 	// MaxConnections is the server's limit, 200 when 0.
 	MaxConnections int
@@ -60,18 +60,14 @@ const (
 // Dir is stopped first. As root it runs the server as an unprivileged user,
 // because Postgres refuses to run as root.
 func StartCluster(ctx context.Context, config ClusterConfig) (*Cluster, error) {
+	if config.BinDir == "" {
+		return nil, errors.New("a private cluster needs the directory of the server's programs")
+	}
 	dir, err := filepath.Abs(config.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster directory: %w", err)
 	}
 	config.Dir = dir
-	if config.BinDir == "" {
-		found, err := FindBinaries("")
-		if err != nil {
-			return nil, err
-		}
-		config.BinDir = found
-	}
 	account, err := serverAccount()
 	if err != nil {
 		return nil, err
@@ -94,10 +90,19 @@ func StartCluster(ctx context.Context, config ClusterConfig) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{dir: config.Dir, socketDir: socketDir, port: config.Port}
-	if err := c.start(ctx, config, dataDir, account); err != nil {
-		return nil, err
+	// The children of a killed server need a moment to notice; until then the
+	// new one refuses to start.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		err := c.start(ctx, config, dataDir, account)
+		if err == nil {
+			return c, nil
+		}
+		if !errors.Is(err, errEndedAtStart) || time.Now().After(deadline) ||
+			!strings.Contains(err.Error(), "shared memory block") {
+			return nil, err
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	return c, nil
 }
 
 // URL returns the connection URL of one database, over the unix socket: local
@@ -159,6 +164,8 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	return c.server.stop(bounded, syscall.SIGINT) // fast shutdown
 }
 
+var errEndedAtStart = errors.New("postgres ended at start")
+
 func (c *Cluster) start(ctx context.Context, config ClusterConfig, dataDir string, account *account) error {
 	logFile, err := os.OpenFile(c.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -184,7 +191,7 @@ func (c *Cluster) start(ctx context.Context, config ClusterConfig, dataDir strin
 		}
 		select {
 		case <-server.done:
-			return fmt.Errorf("postgres ended at start (%w); last lines of %s:\n%s", server.err, c.LogFile(), tail(c.LogFile(), 12))
+			return fmt.Errorf("%w (%w); last lines of %s:\n%s", errEndedAtStart, server.err, c.LogFile(), tail(c.LogFile(), 12))
 		case <-bounded.Done():
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 			defer cancel()
@@ -318,11 +325,9 @@ func stopOrphan(dataDir string) error {
 		return nil
 	}
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL} {
-		if err := syscall.Kill(pid, signal); errors.Is(err, syscall.ESRCH) {
-			return nil
-		}
+		_ = syscall.Kill(pid, signal) // gone already is what we want
 		for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-			if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			if !isServerOf(pid, dataDir) { // gone, or a zombie that nobody collects
 				return nil
 			}
 		}

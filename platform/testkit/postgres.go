@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/postgres/binaries"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
 
@@ -71,11 +72,15 @@ var (
 )
 
 func startProcessCluster() (*postgres.Cluster, error) {
+	binDir, err := binaries.Ensure(context.Background(), func(what string) { fmt.Fprintln(os.Stderr, what) })
+	if err != nil {
+		return nil, err
+	}
 	dir, err := TempDir("pg")
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := postgres.StartCluster(context.Background(), postgres.ClusterConfig{Dir: dir, MaxConnections: 400})
+	cluster, err := postgres.StartCluster(context.Background(), postgres.ClusterConfig{Dir: dir, BinDir: binDir, MaxConnections: 400})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
