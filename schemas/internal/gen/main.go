@@ -54,6 +54,9 @@ func run(root string, check bool) error {
 		}
 		drift = append(drift, name)
 		if !check {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				return err
+			}
 			if err := os.WriteFile(path, text, 0o644); err != nil {
 				return err
 			}
