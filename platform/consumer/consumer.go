@@ -17,12 +17,11 @@ import (
 	"time"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
-	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/kafka/kafkaotel"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
 
 // Record is one Kafka record.
@@ -67,9 +66,8 @@ type Config struct {
 	Topics []string
 	// MaxBatch bounds the records of one Handle; 0 means 1,000.
 	MaxBatch int
-	// Tracer and Meter take spans and counts of batches; both are required.
-	Tracer trace.TracerProvider
-	Meter  metric.MeterProvider
+	// Telemetry takes spans and counts of batches; required.
+	Telemetry *telemetry.Telemetry
 	// Log takes one line per failure that is retried.
 	Log *slog.Logger
 }
@@ -97,7 +95,7 @@ func New(cfg Config, h Handler) (*Consumer, error) {
 	if cfg.MaxBatch <= 0 {
 		cfg.MaxBatch = 1000
 	}
-	tel, err := kafkaotel.New(cfg.Tracer, cfg.Meter)
+	tel, err := kafkaotel.New(cfg.Telemetry.TracerProvider, cfg.Telemetry.MeterProvider)
 	if err != nil {
 		return nil, fmt.Errorf("consumer %s: %w", cfg.Group, err)
 	}
@@ -175,4 +173,35 @@ func (c *Consumer) topicIDs(ctx context.Context) (map[string]string, error) {
 		ids[name] = topic.ID
 	}
 	return ids, nil
+}
+
+// EndOffsets returns, per topic and partition number, the offset behind the
+// last record that exists now.
+func EndOffsets(ctx context.Context, cfg kafka.Config, topics []string) (map[string]map[int32]int64, error) {
+	admin, err := kafka.NewAdmin(cfg, "tidemark-end-offsets")
+	if err != nil {
+		return nil, err
+	}
+	defer admin.Close()
+	wanted := map[ck.TopicPartition]ck.OffsetSpec{}
+	for _, topic := range topics {
+		for number := range cfg.PartitionCount() {
+			wanted[ck.TopicPartition{Topic: &topic, Partition: number}] = ck.LatestOffsetSpec
+		}
+	}
+	found, err := admin.ListOffsets(ctx, wanted, ck.SetAdminRequestTimeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("list end offsets: %w", err)
+	}
+	ends := map[string]map[int32]int64{}
+	for tp, info := range found.ResultInfos {
+		if info.Error.Code() != ck.ErrNoError {
+			return nil, fmt.Errorf("end offset of %s/%d: %w", *tp.Topic, tp.Partition, info.Error)
+		}
+		if ends[*tp.Topic] == nil {
+			ends[*tp.Topic] = map[int32]int64{}
+		}
+		ends[*tp.Topic][tp.Partition] = int64(info.Offset)
+	}
+	return ends, nil
 }

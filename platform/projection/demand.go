@@ -1,0 +1,193 @@
+package projection
+
+import (
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/fault"
+)
+
+// demand is what a caller wants of an answer.
+type demand struct {
+	tokens []event.Token
+	budget time.Duration
+	stale  bool // answer what there is rather than fail
+}
+
+// Reasons of errors about freshness.
+const (
+	ReasonNotYetProjected = fault.Reason("NOT_YET_PROJECTED")
+	ReasonNeverExisted    = fault.Reason("NEVER_EXISTED")
+	ReasonQuarantined     = fault.Reason("QUARANTINED")
+	ReasonRebuilding      = fault.Reason("REBUILDING")
+	ReasonWriteLost       = fault.Reason("WRITE_LOST_BY_RESTORE")
+)
+
+func (p *Projection[S]) demandOf(options *freshnessv1.ReadOptions) (demand, error) {
+	d := demand{budget: defaultBudget}
+	if options == nil {
+		return d, nil
+	}
+	if options.GetWaitBudget() != nil {
+		d.budget = options.GetWaitBudget().AsDuration()
+	}
+	d.stale = options.GetOnViolation() == freshnessv1.OnViolation_ON_VIOLATION_RETURN_STALE
+	switch c := options.GetConsistency().(type) {
+	case nil, *freshnessv1.ReadOptions_Any:
+	case *freshnessv1.ReadOptions_AtLeast:
+		for _, t := range c.AtLeast.GetTokens() {
+			token := event.Token{
+				Aggregate: event.Aggregate{Type: t.GetAggregateType(), ID: t.GetAggregateId()},
+				Version:   t.GetVersion(), Epoch: t.GetEpoch(), EventID: t.GetEventId(),
+			}
+			// What the view does not copy cannot be missing from it.
+			if slices.Contains(p.view.Sources, token.Type) {
+				d.tokens = append(d.tokens, token)
+			}
+		}
+	default:
+		return d, unimplemented("this consistency")
+	}
+	return d, nil
+}
+
+type demandResult int
+
+const (
+	demandMet demandResult = iota
+	demandWaits
+	demandParked
+	demandLost
+)
+
+// check compares the demand with what is applied in the snapshot.
+func (p *Projection[S]) check(want demand, tokens map[event.Aggregate]tokenRow) demandResult {
+	result := demandMet
+	for _, t := range want.tokens {
+		result = max(result, checkToken(t, tokens[t.Aggregate]))
+	}
+	return result
+}
+
+func checkToken(t event.Token, row tokenRow) demandResult {
+	record := row.record
+	if record == nil || record.Version == 0 && record.Parked == "" {
+		return demandWaits
+	}
+	switch same, known := record.holds(t.Version, t.EventID); {
+	case record.Epoch == t.Epoch && record.Version >= t.Version, record.Epoch > t.Epoch && same:
+		return demandMet
+	case record.Epoch > t.Epoch && known && t.Version <= record.Version:
+		return demandLost
+	}
+	// A gap heals by itself, and what waits for a newer epoch is refolded.
+	if row.blocked || record.Parked != "" && record.Parked != Gap && record.Parked != NewerEpoch {
+		return demandParked
+	}
+	return demandWaits
+}
+
+// unmet answers a demand that could not be met.
+func (p *Projection[S]) unmet(want demand, result demandResult, f *freshnessv1.Freshness) (*freshnessv1.Freshness, error) {
+	switch {
+	case result == demandLost:
+		return nil, absent(codes.DataLoss, ReasonWriteLost, "the write was undone by a restore of its source",
+			freshnessv1.Absence_KIND_NEVER_EXISTED, f)
+	case want.stale:
+		return f, nil
+	case result == demandParked:
+		return nil, absent(codes.FailedPrecondition, ReasonQuarantined, "a fact before the caller's write cannot be applied",
+			freshnessv1.Absence_KIND_QUARANTINED, f)
+	}
+	return nil, absent(codes.Unavailable, ReasonNotYetProjected, "the caller's write has not arrived within the wait budget",
+		freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
+}
+
+func (p *Projection[S]) rebuilding(from *reading) error {
+	return absent(codes.Unavailable, ReasonRebuilding, "the view is being built and cannot tell yet",
+		freshnessv1.Absence_KIND_REBUILDING, &freshnessv1.Freshness{Generation: from.generation.String()})
+}
+
+// NotFound says honestly why an order is not in an answer, from the answer's
+// own freshness.
+func NotFound(message string, f *freshnessv1.Freshness) error {
+	switch f.GetEntityStatus() {
+	case freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED, freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP:
+		return absent(codes.NotFound, ReasonQuarantined, message+": a fact of it waits to be applied",
+			freshnessv1.Absence_KIND_QUARANTINED, f)
+	}
+	for _, source := range f.GetSources() {
+		if source.GetAsOf() == nil {
+			return absent(codes.NotFound, ReasonNotYetProjected, message+": source "+source.GetSource()+" was not read yet",
+				freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
+		}
+	}
+	return absent(codes.NotFound, ReasonNeverExisted, message, freshnessv1.Absence_KIND_NEVER_EXISTED, f)
+}
+
+// freshness writes what every answer says of itself.
+func (p *Projection[S]) freshness(from *reading, got found, order string, met bool) *freshnessv1.Freshness {
+	f := &freshnessv1.Freshness{Generation: from.generation.String(), DemandMet: met}
+	partitions := 1
+	if order == "" {
+		partitions = int(p.cfg.Kafka.PartitionCount())
+	}
+	now := time.Now()
+	for _, source := range p.view.Sources {
+		s := &freshnessv1.SourceFreshness{Source: source, Completeness: freshnessv1.Completeness_COMPLETENESS_UNPROVEN}
+		var asOf time.Time
+		var staleness time.Duration
+		n := 0
+		for _, m := range got.marks {
+			if m.source != source {
+				continue
+			}
+			if n++; n == 1 || m.asOf.Before(asOf) {
+				asOf = m.asOf
+			}
+			staleness = max(staleness, now.Sub(m.asOf), p.seen.note(m.partition, source, m.asOf))
+			s.Epoch = max(s.Epoch, m.epoch)
+		}
+		if n == partitions { // a partition without a mark is fully behind
+			s.AsOf = timestamppb.New(asOf)
+			s.Staleness = durationpb.New(staleness + p.cfg.ClockSkew)
+		}
+		f.Sources = append(f.Sources, s)
+	}
+	if order != "" {
+		entity(f, got.entity)
+	}
+	return f
+}
+
+// entity adds how the answered order stands.
+func entity(f *freshnessv1.Freshness, doc *appliedDoc) {
+	if doc == nil {
+		return
+	}
+	f.EntityStatus = freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
+	for key, record := range doc.Aggregates {
+		a := aggregateOf(key)
+		status := freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
+		switch {
+		case record.Parked == Gap || record.Parked == NewerEpoch:
+			status = freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP
+		case record.Parked != "" || doc.Blocked != "":
+			status = freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED
+		}
+		f.EntityStatus = max(f.EntityStatus, status)
+		f.EntityVersions = append(f.EntityVersions, &freshnessv1.EntityVersion{
+			AggregateType: a.Type, AggregateId: a.ID, Version: record.Version, Epoch: record.Epoch, Status: status,
+		})
+	}
+	slices.SortFunc(f.EntityVersions, func(a, b *freshnessv1.EntityVersion) int {
+		return compareStrings(a.GetAggregateType()+"/"+a.GetAggregateId(), b.GetAggregateType()+"/"+b.GetAggregateId())
+	})
+}

@@ -1,0 +1,191 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
+)
+
+// Codec turns bytes into facts. platform/avro is the real one; the kernel's
+// own tests have a simpler one.
+type Codec interface {
+	// DecodeRecord decodes a Kafka record. Any error means that no retry by
+	// this code can help.
+	DecodeRecord(headers []event.Header, key, value []byte) (event.Fact, error)
+	// Decode decodes a payload of a journal.
+	Decode(name string, version int, bare []byte) (event.Body, error)
+	// DecodeControl decodes the value of a control record.
+	DecodeControl(value []byte) (Mark, error)
+}
+
+// Journal fetches facts from their owner, oldest first: versions from to to,
+// both inclusive. It may return fewer.
+type Journal func(ctx context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error)
+
+// Config is what a projection needs besides its view.
+type Config struct {
+	Postgres postgres.Config
+	Kafka    kafka.Config
+	// InstanceID makes the consumer group member static; may be empty.
+	InstanceID string
+	// ClockSkew is added to every staleness: how far the clocks of two
+	// machines may be apart.
+	ClockSkew time.Duration
+	// ControlTopic carries what sources say while nothing happens; empty means
+	// kafka.TopicControl.
+	ControlTopic string
+	Codec        Codec
+	// Journal heals gaps; nil leaves them parked.
+	Journal   Journal
+	Telemetry *telemetry.Telemetry
+	Log       *slog.Logger
+}
+
+// Projection keeps one generation of a view and answers reads from it.
+type Projection[S any] struct {
+	cfg     Config
+	view    View[S]
+	engine  engine[S]
+	own     generation
+	pool    *pgxpool.Pool // its unqualified tables are those of own
+	sql     []statements
+	topics  map[string]string // of each source
+	seen    *arrivals
+	waiters *waiters
+	metrics *metrics
+	gaps    chan struct{} // holds one token while there may be gaps to heal
+	reads   atomic.Pointer[reading]
+
+	mu         sync.Mutex
+	partitions map[int32]*partition[S]
+	consumer   *consumer.Consumer
+}
+
+// Open finds or makes the view's generation and is then ready to answer reads;
+// Run makes it move. Close it after Run has ended.
+func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S], error) {
+	if err := view.Check(); err != nil {
+		return nil, err
+	}
+	if cfg.ControlTopic == "" {
+		cfg.ControlTopic = kafka.TopicControl
+	}
+	p := &Projection[S]{
+		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
+		waiters: newWaiters(), gaps: make(chan struct{}, 1), partitions: map[int32]*partition[S]{},
+	}
+	for _, source := range view.Sources {
+		p.topics[source] = kafka.EventsTopic(source)
+	}
+	for _, spec := range view.specs() {
+		p.sql = append(p.sql, statementsOf(spec))
+	}
+	serving, err := p.openOwn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.openReads(ctx, serving); err != nil {
+		p.pool.Close()
+		return nil, err
+	}
+	if err := p.prepare(); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// openOwn makes or finds the generation, with a short-lived pool, and opens
+// the pool that works in it.
+func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err error) {
+	plain := p.cfg.Postgres
+	plain.MaxConns = 2
+	pool, err := postgres.Open(ctx, plain, p.cfg.Telemetry)
+	if err != nil {
+		return serving, err
+	}
+	defer pool.Close()
+	p.own, serving, err = openGeneration(ctx, pool, p.view, p.cfg.Kafka.PartitionCount())
+	if err != nil {
+		return serving, err
+	}
+	inside, err := within(p.cfg.Postgres, p.own.schema)
+	if err != nil {
+		return serving, err
+	}
+	p.pool, err = postgres.Open(ctx, inside, p.cfg.Telemetry)
+	return serving, err
+}
+
+func (p *Projection[S]) prepare() (err error) {
+	if p.metrics, err = newMetrics(p.cfg.Telemetry, p); err != nil {
+		return err
+	}
+	topics := []string{p.cfg.ControlTopic}
+	for _, source := range p.view.Sources {
+		topics = append(topics, p.topics[source])
+	}
+	p.consumer, err = consumer.New(consumer.Config{
+		Kafka: p.cfg.Kafka, Group: "tidemark." + p.own.schema, InstanceID: p.cfg.InstanceID, Topics: topics,
+		Telemetry: p.cfg.Telemetry, Log: p.cfg.Log,
+	}, p)
+	return err
+}
+
+// Run copies facts, heals gaps and switches to a generation that was built,
+// until the context ends.
+func (p *Projection[S]) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.consumer.Run(ctx) })
+	group.Go(func() error { return p.heal(ctx) })
+	group.Go(func() error { return p.build(ctx) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("projection %s: %w", p.own, err)
+	}
+	return nil
+}
+
+// Close frees the database connections.
+func (p *Projection[S]) Close() {
+	if r := p.reads.Load(); r != nil && r.pool != p.pool {
+		r.pool.Close()
+	}
+	p.pool.Close()
+}
+
+// Generation names what this process builds, for instance "timeline/3-9f2c11ab".
+func (p *Projection[S]) Generation() string { return p.own.String() }
+
+// Status returns how the reading from Kafka stands. A projection that owns no
+// partition, or whose Err is set, stands still: its answers age.
+func (p *Projection[S]) Status() consumer.Status { return p.consumer.Status() }
+
+// tell lets everybody know what a commit changed.
+func (p *Projection[S]) tell(ctx context.Context, d *delta) {
+	p.waiters.tell(d.changes)
+	p.metrics.count(ctx, d.counts)
+	for _, q := range d.quarantined {
+		if q.verdict == Gap {
+			select {
+			case p.gaps <- struct{}{}:
+			default:
+			}
+			continue
+		}
+		p.cfg.Log.Error("a fact was parked", "generation", p.own.String(), "verdict", string(q.verdict),
+			"aggregate", q.aggregate.String(), "order", q.order, "reason", q.reason)
+	}
+}

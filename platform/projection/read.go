@@ -1,0 +1,209 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+)
+
+// reading is the generation that answers. Every read binds to one.
+type reading struct {
+	pool       *pgxpool.Pool
+	generation generation
+	ready      bool // false while nothing readable exists: REBUILDING
+}
+
+// openReads chooses what to answer from until this process's own generation
+// is built: another one with the same tables, standing still, or nothing.
+func (p *Projection[S]) openReads(ctx context.Context, serving generation) error {
+	own := &reading{pool: p.pool, generation: p.own, ready: p.own.status == statusServing}
+	if own.ready || serving.schema == "" || serving.hash != p.own.hash {
+		p.reads.Store(own)
+		return nil
+	}
+	inside, err := within(p.cfg.Postgres, serving.schema)
+	if err != nil {
+		return err
+	}
+	pool, err := postgres.Open(ctx, inside, p.cfg.Telemetry)
+	if err != nil {
+		return err
+	}
+	p.reads.Store(&reading{pool: pool, generation: serving, ready: true})
+	return nil
+}
+
+const (
+	defaultBudget = 2 * time.Second
+	// recheck is how often a waiting read looks again when another process may
+	// be the one that applies: its commits signal nobody here.
+	recheck = 100 * time.Millisecond
+)
+
+// Read answers a query. queue adds the query's statements to a batch; they, the
+// freshness and the demand's check share one snapshot of one generation and one
+// round trip. Their results are taken by the callbacks of [pgx.QueuedQuery];
+// queue may be called more than once, each time for a new answer from nothing.
+// order names the order that the answer is about, or is empty for an answer
+// over many orders.
+//
+// The demand in options is met, or waited for within its budget, or answered
+// by an error: see [Unmet]. A demand of a kind that does not exist yet is an
+// error, never silently "any".
+func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptions, order string, queue func(*pgx.Batch)) (*freshnessv1.Freshness, error) {
+	want, err := p.demandOf(options)
+	if err != nil {
+		return nil, err
+	}
+	if len(want.tokens) == 0 {
+		f, _, err := p.snapshot(ctx, want, order, queue)
+		return f, err
+	}
+	var keys []string
+	for _, t := range want.tokens {
+		keys = append(keys, aggregateKey(t.Aggregate))
+	}
+	changed := p.waiters.subscribe(keys)
+	defer changed.Close()
+	budget := time.NewTimer(want.budget)
+	defer budget.Stop()
+	var foreign <-chan time.Time
+	if len(p.Status().Assigned) < int(p.cfg.Kafka.PartitionCount()) {
+		ticker := time.NewTicker(recheck)
+		defer ticker.Stop()
+		foreign = ticker.C
+	}
+	for {
+		f, result, err := p.snapshot(ctx, want, order, queue)
+		if err != nil || result == demandMet {
+			return f, err
+		}
+		if result != demandWaits {
+			return p.unmet(want, result, f)
+		}
+		select {
+		case <-changed.C:
+		case <-foreign:
+		case <-budget.C:
+			return p.unmet(want, result, f)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the caller's write: %w", ctx.Err())
+		}
+	}
+}
+
+const (
+	beginRead = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	readMarks = `SELECT partition, source, epoch, as_of FROM source_mark`
+	readOne   = `SELECT applied FROM state WHERE order_id = $1`
+	readMany  = `SELECT DISTINCT m.aggregate_type, m.aggregate_id, s.applied
+		FROM unnest($1::text[], $2::text[]) AS u(t, i)
+		JOIN member m ON m.aggregate_type = u.t AND m.aggregate_id = u.i
+		JOIN state s ON s.order_id = m.order_id`
+)
+
+// found is what a snapshot says of the copy itself.
+type found struct {
+	marks  []markRow
+	entity *appliedDoc
+	tokens map[event.Aggregate]tokenRow
+}
+
+type markRow struct {
+	partition     int32
+	source, epoch string
+	asOf          time.Time
+}
+
+type tokenRow struct {
+	record  *applied
+	blocked bool
+}
+
+// snapshot runs everything once.
+func (p *Projection[S]) snapshot(ctx context.Context, want demand, order string, queue func(*pgx.Batch)) (*freshnessv1.Freshness, demandResult, error) {
+	from := p.reads.Load()
+	if !from.ready {
+		return nil, 0, p.rebuilding(from)
+	}
+	got := found{tokens: map[event.Aggregate]tokenRow{}}
+	batch := &pgx.Batch{}
+	batch.Queue(beginRead)
+	got.queue(batch, p.partitionOf(order), order, want)
+	queue(batch)
+	batch.Queue("COMMIT")
+	if err := from.pool.SendBatch(ctx, batch).Close(); err != nil {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
+		}
+		return nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
+	}
+	result := p.check(want, got.tokens)
+	return p.freshness(from, got, order, result == demandMet), result, nil
+}
+
+func (p *Projection[S]) partitionOf(order string) int32 {
+	if order == "" {
+		return -1
+	}
+	return event.PartitionOf(order, p.cfg.Kafka.PartitionCount())
+}
+
+// queue adds the statements that say how fresh the copy is. An answer about
+// one order is as fresh as that order's partition.
+func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) {
+	scanMarks := func(rows pgx.Rows) error {
+		var m markRow
+		_, err := pgx.ForEachRow(rows, []any{&m.partition, &m.source, &m.epoch, &m.asOf}, func() error {
+			f.marks = append(f.marks, m)
+			return nil
+		})
+		return err
+	}
+	if order == "" {
+		b.Queue(readMarks).Query(scanMarks)
+	} else {
+		b.Queue(readMarks+" WHERE partition = $1", partition).Query(scanMarks)
+		b.Queue(readOne, order).Query(func(rows pgx.Rows) error {
+			var text []byte
+			_, err := pgx.ForEachRow(rows, []any{&text}, func() error {
+				doc, err := openApplied(text)
+				f.entity = &doc
+				return err
+			})
+			return err
+		})
+	}
+	if len(want.tokens) == 0 {
+		return
+	}
+	var types, ids []string
+	for _, t := range want.tokens {
+		types, ids = append(types, t.Type), append(ids, t.ID)
+	}
+	b.Queue(readMany, types, ids).Query(func(rows pgx.Rows) error {
+		var a event.Aggregate
+		var text []byte
+		_, err := pgx.ForEachRow(rows, []any{&a.Type, &a.ID, &text}, func() error {
+			doc, err := openApplied(text)
+			if err != nil {
+				return err
+			}
+			record := doc.Aggregates[a.String()]
+			if known, ok := f.tokens[a]; !ok || record != nil && record.Version > known.record.Version {
+				f.tokens[a] = tokenRow{record, doc.Blocked != ""}
+			}
+			return nil
+		})
+		return err
+	})
+}

@@ -1,0 +1,123 @@
+package projection
+
+import (
+	"sync"
+	"time"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+)
+
+// Subscription signals that something may have changed. Signals that nobody
+// has taken yet become one.
+type Subscription struct {
+	// C receives after a commit that changed what was subscribed to.
+	C    <-chan struct{}
+	c    chan struct{}
+	keys []string
+	of   *waiters
+}
+
+// Close ends the subscription.
+func (s *Subscription) Close() {
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	for _, key := range s.keys {
+		delete(s.of.byKey[key], s)
+		if len(s.of.byKey[key]) == 0 {
+			delete(s.of.byKey, key)
+		}
+	}
+}
+
+// waiters are those who wait for commits of this process.
+type waiters struct {
+	mu    sync.Mutex
+	byKey map[string]map[*Subscription]struct{}
+}
+
+func newWaiters() *waiters { return &waiters{byKey: map[string]map[*Subscription]struct{}{}} }
+
+const anyChange = "*"
+
+func orderKey(order string) string              { return "order " + order }
+func aggregateKey(a event.Aggregate) string     { return "aggregate " + a.String() }
+func (w *waiters) one(key string) *Subscription { return w.subscribe([]string{key}) }
+
+func (w *waiters) subscribe(keys []string) *Subscription {
+	c := make(chan struct{}, 1)
+	s := &Subscription{C: c, c: c, keys: keys, of: w}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, key := range keys {
+		if w.byKey[key] == nil {
+			w.byKey[key] = map[*Subscription]struct{}{}
+		}
+		w.byKey[key][s] = struct{}{}
+	}
+	return s
+}
+
+// tell signals everybody who waits for one of the changes.
+func (w *waiters) tell(changes []Change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.byKey) == 0 {
+		return
+	}
+	w.signal(anyChange)
+	for _, change := range changes {
+		w.signal(orderKey(change.Order))
+		for _, a := range change.Aggregates {
+			w.signal(aggregateKey(a.Aggregate))
+		}
+	}
+}
+
+func (w *waiters) signal(key string) {
+	for s := range w.byKey[key] {
+		select {
+		case s.c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Subscribe returns a subscription to one order, or to every commit if order
+// is empty. Only commits of this process signal.
+func (p *Projection[S]) Subscribe(order string) *Subscription {
+	if order == "" {
+		return p.waiters.one(anyChange)
+	}
+	return p.waiters.one(orderKey(order))
+}
+
+// arrivals remembers when an as_of was first seen here, on the monotonic
+// clock: a wall clock that stands still or runs behind the source's must not
+// make a copy look fresh.
+type arrivals struct {
+	mu   sync.Mutex
+	seen map[arrivalKey]arrival
+}
+
+type arrivalKey struct {
+	partition int32
+	source    string
+}
+
+type arrival struct{ asOf, at time.Time }
+
+func newArrivals() *arrivals { return &arrivals{seen: map[arrivalKey]arrival{}} }
+
+// note remembers an as_of and returns how long ago it was first seen.
+func (a *arrivals) note(partition int32, source string, asOf time.Time) time.Duration {
+	key := arrivalKey{partition, source}
+	asOf = asOf.UTC().Truncate(time.Microsecond)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	known, ok := a.seen[key]
+	if !ok || !known.asOf.Equal(asOf) {
+		known = arrival{asOf, time.Now()}
+		a.seen[key] = known
+	}
+	return time.Since(known.at)
+}
