@@ -2,9 +2,9 @@ package projection
 
 import (
 	"slices"
+	"strings"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
 // demand is what a caller wants of an answer.
@@ -53,7 +54,7 @@ func (p *Projection[S]) demandOf(options *freshnessv1.ReadOptions) (demand, erro
 			}
 		}
 	default:
-		return d, unimplemented("this consistency")
+		return d, fault.Unimplemented("consistency max_staleness does not exist yet; ask for any or at_least")
 	}
 	return d, nil
 }
@@ -98,20 +99,25 @@ func checkToken(t event.Token, row tokenRow) demandResult {
 func (p *Projection[S]) unmet(want demand, result demandResult, f *freshnessv1.Freshness) (*freshnessv1.Freshness, error) {
 	switch {
 	case result == demandLost:
-		return nil, absent(codes.DataLoss, ReasonWriteLost, "the write was undone by a restore of its source",
+		return nil, absent(fault.KindDataLoss, ReasonWriteLost, "the write was undone by a restore of its source",
 			freshnessv1.Absence_KIND_NEVER_EXISTED, f)
 	case want.stale:
 		return f, nil
 	case result == demandParked:
-		return nil, absent(codes.FailedPrecondition, ReasonQuarantined, "a fact before the caller's write cannot be applied",
+		return nil, absent(fault.KindFailedPrecondition, ReasonQuarantined, "a fact before the caller's write cannot be applied",
 			freshnessv1.Absence_KIND_QUARANTINED, f)
 	}
-	return nil, absent(codes.Unavailable, ReasonNotYetProjected, "the caller's write has not arrived within the wait budget",
+	return nil, absent(fault.KindDeadlineExceeded, ReasonNotYetProjected, "the caller's write has not arrived within the wait budget",
 		freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
 }
 
+// absent is an error that says which kind of absence it is.
+func absent(kind fault.Kind, reason fault.Reason, message string, absence freshnessv1.Absence_Kind, f *freshnessv1.Freshness) error {
+	return rpc.WithDetails(fault.New(kind, reason, "%s", message), &freshnessv1.Absence{Kind: absence, Freshness: f})
+}
+
 func (p *Projection[S]) rebuilding(from *reading) error {
-	return absent(codes.Unavailable, ReasonRebuilding, "the view is being built and cannot tell yet",
+	return absent(fault.KindUnavailable, ReasonRebuilding, "the view is being built and cannot tell yet",
 		freshnessv1.Absence_KIND_REBUILDING, &freshnessv1.Freshness{Generation: from.generation.String()})
 }
 
@@ -120,16 +126,16 @@ func (p *Projection[S]) rebuilding(from *reading) error {
 func NotFound(message string, f *freshnessv1.Freshness) error {
 	switch f.GetEntityStatus() {
 	case freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED, freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP:
-		return absent(codes.NotFound, ReasonQuarantined, message+": a fact of it waits to be applied",
+		return absent(fault.KindNotFound, ReasonQuarantined, message+": a fact of it waits to be applied",
 			freshnessv1.Absence_KIND_QUARANTINED, f)
 	}
 	for _, source := range f.GetSources() {
 		if source.GetAsOf() == nil {
-			return absent(codes.NotFound, ReasonNotYetProjected, message+": source "+source.GetSource()+" was not read yet",
+			return absent(fault.KindNotFound, ReasonNotYetProjected, message+": source "+source.GetSource()+" was not read yet",
 				freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
 		}
 	}
-	return absent(codes.NotFound, ReasonNeverExisted, message, freshnessv1.Absence_KIND_NEVER_EXISTED, f)
+	return absent(fault.KindNotFound, ReasonNeverExisted, message, freshnessv1.Absence_KIND_NEVER_EXISTED, f)
 }
 
 // freshness writes what every answer says of itself.
@@ -174,7 +180,7 @@ func entity(f *freshnessv1.Freshness, doc *appliedDoc) {
 	}
 	f.EntityStatus = freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
 	for key, record := range doc.Aggregates {
-		a := aggregateOf(key)
+		typ, id, _ := strings.Cut(key, "/")
 		status := freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
 		switch {
 		case record.Parked == Gap || record.Parked == NewerEpoch:
@@ -184,10 +190,10 @@ func entity(f *freshnessv1.Freshness, doc *appliedDoc) {
 		}
 		f.EntityStatus = max(f.EntityStatus, status)
 		f.EntityVersions = append(f.EntityVersions, &freshnessv1.EntityVersion{
-			AggregateType: a.Type, AggregateId: a.ID, Version: record.Version, Epoch: record.Epoch, Status: status,
+			AggregateType: typ, AggregateId: id, Version: record.Version, Epoch: record.Epoch, Status: status,
 		})
 	}
 	slices.SortFunc(f.EntityVersions, func(a, b *freshnessv1.EntityVersion) int {
-		return compareStrings(a.GetAggregateType()+"/"+a.GetAggregateId(), b.GetAggregateType()+"/"+b.GetAggregateId())
+		return strings.Compare(a.GetAggregateType()+"/"+a.GetAggregateId(), b.GetAggregateType()+"/"+b.GetAggregateId())
 	})
 }

@@ -21,7 +21,7 @@ type item struct {
 	ref        Ref
 	kind       itemKind
 	fact       event.Fact
-	mark       Mark
+	mark       mark
 	err        error // why the record cannot be applied
 	unreadable bool  // it names no fact: it parks by its place and blocks nobody
 	fresh      bool  // it is not before the stored position
@@ -35,10 +35,8 @@ const maxIdentity = 200
 // error: there is nobody to try again.
 func (p *Projection[S]) read(r consumer.Record, topicID string) item {
 	it := item{ref: Ref{Topic: r.Topic, TopicID: topicID, Offset: r.Offset}}
-	for _, h := range r.Headers {
-		if h.Key == "ce_type" && string(h.Value) == controlType {
-			return p.readMark(it, r)
-		}
+	if event.IsControl(r.Headers) {
+		return p.readMark(it, r)
 	}
 	if r.Topic == p.cfg.ControlTopic {
 		return it.spoiled(errors.New("not a control record"))
@@ -95,23 +93,24 @@ func (p *Projection[S]) identify(e event.Envelope, r consumer.Record) error {
 	return nil
 }
 
-// controlType is the ce_type header of control records.
-const controlType = "tidemark.control"
-
 func (p *Projection[S]) readMark(it item, r consumer.Record) item {
-	mark, err := p.cfg.Codec.DecodeControl(r.Value)
+	c, err := p.cfg.Codec.DecodeControl(r.Headers, r.Key, r.Value)
 	if err != nil {
 		return it.spoiled(fmt.Errorf("control record: %w", err))
 	}
-	topic, known := p.topics[mark.Source]
-	switch mark.Idle = r.Topic == p.cfg.ControlTopic; {
-	case !known && mark.Idle:
+	mark := mark{
+		source: c.Source, epoch: c.Epoch, term: c.Term, number: c.Number, asOf: c.AsOf, blocked: c.BlockedCount,
+		idle: r.Topic == p.cfg.ControlTopic, topicID: c.DataTopicID, end: c.DataEndOffset,
+	}
+	topic, known := p.topics[mark.source]
+	switch {
+	case !known && mark.idle:
 		return it // of a source the view does not copy
-	case !known || !mark.Idle && topic != r.Topic:
-		return it.spoiled(fmt.Errorf("a control record of source %.40q in topic %s", mark.Source, r.Topic))
-	case mark.Partition != r.Partition:
-		return it.spoiled(fmt.Errorf("a control record of partition %d in partition %d", mark.Partition, r.Partition))
-	case len(mark.Epoch) > maxIdentity:
+	case !known || !mark.idle && topic != r.Topic:
+		return it.spoiled(fmt.Errorf("a control record of source %.40q in topic %s", mark.source, r.Topic))
+	case c.Partition != r.Partition:
+		return it.spoiled(fmt.Errorf("a control record of partition %d in partition %d", c.Partition, r.Partition))
+	case len(mark.epoch) > maxIdentity:
 		return it.spoiled(errors.New("a control record with an overlong epoch"))
 	}
 	it.kind, it.mark = itemMark, mark

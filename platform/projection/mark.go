@@ -5,22 +5,18 @@ import (
 	"time"
 )
 
-// Mark is what a control record of a source says about one of its partitions.
-type Mark struct {
-	Source    string
-	Epoch     string
-	Term      int64
-	Number    int64
-	Partition int32
-	// AsOf: all that the source had acknowledged before this instant is in its
-	// topic before this record.
-	AsOf    time.Time
-	Blocked int64 // facts the relay could not send
-	// Idle is set on records of the control topic. They hold only for a reader
-	// that is at or past DataEnd in the topic with the id DataTopicID.
-	Idle        bool
-	DataTopicID string
-	DataEnd     int64
+// mark is what a control record of a source says about one of its partitions.
+// All that the source had acknowledged before asOf is in its topic before the
+// record. An idle mark, from the control topic, holds only for a reader that is
+// at or past end in the data topic with the id topicID.
+type mark struct {
+	source, epoch string
+	term, number  int64
+	asOf          time.Time
+	blocked       int64 // aggregates the relay could not send
+	idle          bool
+	topicID       string
+	end           int64
 }
 
 // sourceMark is the newest mark taken of a source, per partition.
@@ -33,25 +29,25 @@ type sourceMark struct {
 
 // take moves on to a newer mark. A term or an epoch below the highest seen, or
 // a number seen before, says nothing. as_of never goes back within an epoch.
-func (m *sourceMark) take(r Mark) bool {
+func (m *sourceMark) take(r mark) bool {
 	switch {
-	case r.Epoch < m.epoch:
+	case r.epoch < m.epoch:
 		return false
-	case r.Epoch == m.epoch:
-		if r.Term < m.term || r.Term == m.term && r.Number <= m.number {
+	case r.epoch == m.epoch:
+		if r.term < m.term || r.term == m.term && r.number <= m.number {
 			return false
 		}
-		if r.AsOf.Before(m.asOf) {
-			r.AsOf = m.asOf
+		if r.asOf.Before(m.asOf) {
+			r.asOf = m.asOf
 		}
 	}
-	*m = sourceMark{epoch: r.Epoch, term: r.Term, number: r.Number, asOf: r.AsOf, blocked: r.Blocked}
+	*m = sourceMark{epoch: r.epoch, term: r.term, number: r.number, asOf: r.asOf, blocked: r.blocked}
 	return true
 }
 
 // waitingMark is an idle mark whose place in the data topic is not reached.
 type waitingMark struct {
-	mark   Mark
+	mark   mark
 	offset int64 // of the record in the control topic
 }
 
@@ -76,29 +72,29 @@ func (m *marks) clone() *marks {
 	return c
 }
 
-func (m *marks) take(r Mark) {
-	taken := m.taken[r.Source]
+func (m *marks) take(r mark) {
+	taken := m.taken[r.source]
 	if taken == nil {
 		taken = &sourceMark{}
-		m.taken[r.Source] = taken
+		m.taken[r.source] = taken
 	}
 	if taken.take(r) {
-		m.dirty[r.Source] = true
+		m.dirty[r.source] = true
 	}
 }
 
 // idle takes a mark of the control topic, now or when reached says so.
-func (m *marks) idle(r Mark, offset int64, reached func(Mark) bool) {
+func (m *marks) idle(r mark, offset int64, reached func(mark) bool) {
 	if reached(r) {
-		delete(m.waiting, r.Source)
+		delete(m.waiting, r.source)
 		m.take(r)
 		return
 	}
-	m.waiting[r.Source] = waitingMark{r, offset}
+	m.waiting[r.source] = waitingMark{r, offset}
 }
 
 // retry takes waiting marks whose place is reached now.
-func (m *marks) retry(reached func(Mark) bool) {
+func (m *marks) retry(reached func(mark) bool) {
 	for source, w := range m.waiting {
 		if reached(w.mark) {
 			delete(m.waiting, source)

@@ -307,9 +307,9 @@ type orderInput[S any] struct {
 // at their place, and moves the offsets. moved is false if nothing is new.
 func (b *batchRun[S]) sort(items []item) (inputs []*orderInput[S], moved bool, err error) {
 	byOrder := map[string]*orderInput[S]{}
-	reached := func(m Mark) bool {
-		topic := b.p.topics[m.Source]
-		return b.pt.ids[topic] == m.DataTopicID && b.offsets[topic] >= m.DataEnd
+	reached := func(m mark) bool {
+		topic := b.p.topics[m.source]
+		return b.pt.ids[topic] == m.topicID && b.offsets[topic] >= m.end
 	}
 	for i := range items {
 		it := &items[i]
@@ -321,7 +321,7 @@ func (b *batchRun[S]) sort(items []item) (inputs []*orderInput[S], moved bool, e
 		b.offsets[it.ref.Topic] = it.ref.Offset + 1
 		switch it.kind {
 		case itemMark:
-			if it.mark.Idle {
+			if it.mark.idle {
 				b.marks.idle(it.mark, it.ref.Offset, reached)
 			} else {
 				b.marks.take(it.mark)

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
+	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
 // Codec turns bytes into facts. platform/avro is the real one; the kernel's
@@ -27,8 +28,8 @@ type Codec interface {
 	DecodeRecord(headers []event.Header, key, value []byte) (event.Fact, error)
 	// Decode decodes a payload of a journal.
 	Decode(name string, version int, bare []byte) (event.Body, error)
-	// DecodeControl decodes the value of a control record.
-	DecodeControl(value []byte) (Mark, error)
+	// DecodeControl decodes a control record.
+	DecodeControl(headers []event.Header, key, value []byte) (*control.ControlRecord, error)
 }
 
 // Journal fetches facts from their owner, oldest first: versions from to to,
@@ -60,6 +61,7 @@ type Projection[S any] struct {
 	view    View[S]
 	engine  engine[S]
 	own     generation
+	pointed bool          // the pointer named own when this process started
 	pool    *pgxpool.Pool // its unqualified tables are those of own
 	sql     []statements
 	topics  map[string]string // of each source
@@ -122,6 +124,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 	if err != nil {
 		return serving, err
 	}
+	p.pointed = serving.schema == p.own.schema
 	inside, err := within(p.cfg.Postgres, p.own.schema)
 	if err != nil {
 		return serving, err
@@ -131,7 +134,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 }
 
 func (p *Projection[S]) prepare() (err error) {
-	if p.metrics, err = newMetrics(p.cfg.Telemetry, p); err != nil {
+	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.stalenessNow}); err != nil {
 		return err
 	}
 	topics := []string{p.cfg.ControlTopic}
@@ -160,6 +163,10 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 
 // Close frees the database connections.
 func (p *Projection[S]) Close() {
+	if p.metrics != nil {
+		// It was registered by us, so it cannot fail.
+		_ = p.metrics.registration.Unregister()
+	}
 	if r := p.reads.Load(); r != nil && r.pool != p.pool {
 		r.pool.Close()
 	}

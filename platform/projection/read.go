@@ -2,7 +2,6 @@ package projection
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -142,9 +141,6 @@ func (p *Projection[S]) snapshot(ctx context.Context, want demand, order string,
 	queue(batch)
 	batch.Queue("COMMIT")
 	if err := from.pool.SendBatch(ctx, batch).Close(); err != nil {
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			return nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
-		}
 		return nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
 	}
 	result := p.check(want, got.tokens)

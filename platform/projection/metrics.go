@@ -1,0 +1,107 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
+)
+
+const scope = "github.com/tidemark-dev/tidemark/platform/projection"
+
+// metrics are the kernel's own: no convention has names for these.
+type metrics struct {
+	facts      metric.Int64Counter
+	generation attribute.KeyValue
+
+	registration metric.Registration
+}
+
+// gauges are what is observed on demand, by name.
+type gauges struct {
+	parked    func(context.Context) (map[string]int64, error)
+	staleness func(context.Context) (map[string]time.Duration, error)
+}
+
+func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics, error) {
+	meter := tel.Meter(scope)
+	m := &metrics{generation: attribute.String("tidemark.generation", generation)}
+	var err error
+	if m.facts, err = meter.Int64Counter("tidemark.projection.facts", metric.WithUnit("{fact}"),
+		metric.WithDescription("Facts by the verdict they got.")); err != nil {
+		return nil, fmt.Errorf("make a counter: %w", err)
+	}
+	parked, err := meter.Int64ObservableGauge("tidemark.projection.parked", metric.WithUnit("{aggregate}"),
+		metric.WithDescription("Aggregates that stand still, by why."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	staleness, err := meter.Float64ObservableGauge("tidemark.projection.staleness", metric.WithUnit("s"),
+		metric.WithDescription("Age of the oldest as_of over all partitions of a source."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	m.registration, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		counts, err := g.parked(ctx)
+		if err != nil {
+			return err
+		}
+		for verdict, n := range counts {
+			o.ObserveInt64(parked, n, metric.WithAttributes(m.generation, attribute.String("tidemark.verdict", verdict)))
+		}
+		ages, err := g.staleness(ctx)
+		if err != nil {
+			return err
+		}
+		for source, age := range ages {
+			o.ObserveFloat64(staleness, age.Seconds(), metric.WithAttributes(m.generation, attribute.String("tidemark.source", source)))
+		}
+		return nil
+	}, parked, staleness)
+	if err != nil {
+		return nil, fmt.Errorf("register gauges: %w", err)
+	}
+	return m, nil
+}
+
+func (m *metrics) count(ctx context.Context, counts map[Verdict]int) {
+	for verdict, n := range counts {
+		m.facts.Add(ctx, int64(n), metric.WithAttributes(m.generation, attribute.String("tidemark.verdict", string(verdict))))
+	}
+}
+
+// parkedNow counts the aggregates that stand still, by verdict.
+func (p *Projection[S]) parkedNow(ctx context.Context) (map[string]int64, error) {
+	counts := map[string]int64{string(Gap): 0, string(Poison): 0}
+	rows, err := p.pool.Query(ctx, "SELECT verdict, count(*) FROM quarantine GROUP BY verdict")
+	if err != nil {
+		return nil, fmt.Errorf("count parked aggregates: %w", err)
+	}
+	var verdict string
+	var n int64
+	if _, err = pgx.ForEachRow(rows, []any{&verdict, &n}, func() error { counts[verdict] = n; return nil }); err != nil {
+		return nil, fmt.Errorf("count parked aggregates: %w", err)
+	}
+	return counts, nil
+}
+
+// stalenessNow returns the age of each source; a source that is not known in
+// every partition is left out.
+func (p *Projection[S]) stalenessNow(ctx context.Context) (map[string]time.Duration, error) {
+	f, err := p.Read(ctx, nil, "", func(*pgx.Batch) {})
+	if err != nil {
+		return nil, err
+	}
+	ages := map[string]time.Duration{}
+	for _, source := range f.GetSources() {
+		if source.GetStaleness() != nil {
+			ages[source.GetSource()] = source.GetStaleness().AsDuration()
+		}
+	}
+	return ages, nil
+}
