@@ -195,7 +195,7 @@ func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) 
 				return err
 			}
 			record := doc.Aggregates[a.String()]
-			if known, ok := f.tokens[a]; !ok || record != nil && record.Version > known.record.Version {
+			if known, ok := f.tokens[a]; !ok || record != nil && (known.record == nil || record.Version > known.record.Version) {
 				f.tokens[a] = tokenRow{record, doc.Blocked != ""}
 			}
 			return nil

@@ -1,0 +1,297 @@
+package projection_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
+	"github.com/tidemark-dev/tidemark/platform/testkit"
+	"github.com/tidemark-dev/tidemark/schemas/control"
+)
+
+// jsonCodec is the codec of these tests: real headers, JSON bodies.
+type jsonCodec struct{}
+
+func (jsonCodec) DecodeRecord(headers []event.Header, _, value []byte) (event.Fact, error) {
+	e, err := event.ParseHeaders(headers)
+	if err != nil {
+		return event.Fact{Envelope: e}, err
+	}
+	body, err := jsonCodec{}.Decode("Note", 1, value)
+	return event.Fact{Envelope: e, Body: body}, err
+}
+
+func (jsonCodec) Decode(_ string, _ int, bare []byte) (event.Body, error) {
+	if string(bare) == "{}" {
+		return &skip{}, nil
+	}
+	var n note
+	if err := json.Unmarshal(bare, &n); err != nil {
+		return nil, fmt.Errorf("not a note: %w", err)
+	}
+	return &n, nil
+}
+
+func (jsonCodec) DecodeControl(_ []event.Header, _, value []byte) (*control.ControlRecord, error) {
+	var c control.ControlRecord
+	return &c, json.Unmarshal(value, &c)
+}
+
+// log is topics of one partition in memory.
+type topics struct {
+	offsets map[string]int64
+}
+
+func newTopics() *topics { return &topics{offsets: map[string]int64{}} }
+
+func (l *topics) put(topic string, headers []event.Header, key, value []byte) consumer.Record {
+	r := consumer.Record{Topic: topic, Offset: l.offsets[topic], Key: key, Value: value, Headers: headers}
+	l.offsets[topic]++
+	return r
+}
+
+func (l *topics) facts(facts ...event.Fact) []consumer.Record {
+	var records []consumer.Record
+	for _, f := range facts {
+		value, err := json.Marshal(f.Body)
+		if err != nil {
+			panic(err)
+		}
+		records = append(records, l.put(kafka.EventsTopic(f.Source), f.Headers(), []byte(f.Key), value))
+	}
+	return records
+}
+
+// totals makes a control record: in the data topic, or idle if end is not -1.
+func (l *topics) totals(c control.ControlRecord) consumer.Record {
+	c.Kind = control.ControlKindTotals
+	value, err := json.Marshal(c)
+	if err != nil {
+		panic(err)
+	}
+	topic := kafka.EventsTopic(c.Source)
+	if c.DataEndOffset >= 0 {
+		topic = kafka.TopicControl
+	}
+	headers := event.Control{ID: "c", Source: c.Source, SchemaVersion: 1, AsOf: c.AsOf}.Headers()
+	return l.put(topic, headers, []byte(c.Source), value)
+}
+
+var topicIDs = map[string]string{
+	kafka.TopicOrder: "id-order", kafka.TopicPayment: "id-payment", kafka.TopicControl: "id-control",
+}
+
+// ownerJournal is an owner's journal in memory.
+type ownerJournal struct {
+	mu    sync.Mutex
+	facts map[event.Aggregate][]event.Fact
+	err   error
+	calls int
+}
+
+func journalOf(facts ...event.Fact) *ownerJournal {
+	j := &ownerJournal{facts: map[event.Aggregate][]event.Fact{}}
+	j.add(facts...)
+	return j
+}
+
+func (j *ownerJournal) add(facts ...event.Fact) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, f := range facts {
+		j.facts[f.Aggregate] = append(j.facts[f.Aggregate], f)
+	}
+}
+
+func (j *ownerJournal) fetch(_ context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.calls++
+	var found []event.Fact
+	for _, f := range j.facts[a] {
+		if f.Version >= from && f.Version <= to {
+			found = append(found, f)
+		}
+	}
+	return found, j.err
+}
+
+// subject is a projection over a database, driven without a broker.
+type subject struct {
+	*projection.Projection[tally]
+	t    *testing.T
+	url  string
+	pool *pgxpool.Pool // plain, for looking
+}
+
+type tweak func(*projection.Config, *projection.View[tally])
+
+func open(t *testing.T, url string, tweaks ...tweak) *subject {
+	t.Helper()
+	cfg := projection.Config{
+		Postgres:  postgres.Config{URL: url, MaxConns: 4},
+		Kafka:     kafka.Config{Brokers: "127.0.0.1:1", Partitions: 1},
+		Codec:     jsonCodec{},
+		Telemetry: telemetry.Off(),
+		Log:       slog.New(slog.DiscardHandler),
+	}
+	view := tallyView()
+	for _, tweak := range tweaks {
+		tweak(&cfg, &view)
+	}
+	p, err := projection.Open(t.Context(), cfg, view)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	pool, err := postgres.Open(t.Context(), postgres.Config{URL: url, MaxConns: 2}, telemetry.Off())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return &subject{p, t, url, pool}
+}
+
+// fresh opens a projection over an empty database, owns its partition, and
+// lets it answer.
+func fresh(t *testing.T, tweaks ...tweak) *subject {
+	t.Helper()
+	s := open(t, testkit.PostgresURL(t), tweaks...)
+	s.claim()
+	if err := s.Point(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func withJournal(j *ownerJournal) tweak {
+	return func(c *projection.Config, _ *projection.View[tally]) { c.Journal = j.fetch }
+}
+
+func (s *subject) claim() map[string]int64 {
+	s.t.Helper()
+	offsets, err := s.Claim(s.t.Context(), 0, topicIDs)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return offsets
+}
+
+func (s *subject) handle(records ...consumer.Record) {
+	s.t.Helper()
+	if err := s.Handle(s.t.Context(), 0, records); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// schema is the Postgres schema of the subject's generation.
+func (s *subject) schema() string {
+	name, rest, _ := strings.Cut(s.Generation(), "/")
+	return name + "_g" + strings.ReplaceAll(rest, "-", "_")
+}
+
+func (s *subject) exec(sql string, args ...any) {
+	s.t.Helper()
+	if _, err := s.pool.Exec(s.t.Context(), "SET search_path = "+s.schema()+"; "+sql); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *subject) query(sql string, args ...any) []map[string]any {
+	s.t.Helper()
+	rows, err := s.pool.Query(s.t.Context(), strings.ReplaceAll(sql, "@", s.schema()+"."), args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToMap)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, r := range found {
+		for k, v := range r {
+			if at, ok := v.(time.Time); ok {
+				r[k] = at.UTC()
+			}
+		}
+	}
+	return found
+}
+
+// viewRows are the rows of the view's tables, as Memory.All has them.
+func (s *subject) viewRows() map[string][]map[string]any {
+	s.t.Helper()
+	return map[string][]map[string]any{
+		"parts": s.query("SELECT order_id, part, amount, text, last, doc::text FROM @parts"),
+		"texts": s.query(`SELECT text, sum(parts)::bigint AS parts, sum(amount)::bigint AS amount FROM @texts
+			GROUP BY text HAVING sum(parts) <> 0 OR sum(amount) <> 0`),
+		"notes": s.query(`SELECT order_id, aggregate_type, aggregate_id, epoch, version, event_id, ordinal::bigint AS ordinal, text, at FROM @notes`),
+	}
+}
+
+// same compares rows in any order; jsonb has its own spelling.
+func same(t *testing.T, want, got map[string][]map[string]any) {
+	t.Helper()
+	normal := func(all map[string][]map[string]any) map[string][]string {
+		lines := map[string][]string{}
+		for table, rows := range all {
+			for _, r := range rows {
+				var line []string
+				for _, k := range slices.Sorted(maps.Keys(r)) {
+					line = append(line, fmt.Sprintf("%s=%v", k, strings.ReplaceAll(fmt.Sprint(r[k]), `": `, `":`)))
+				}
+				lines[table] = append(lines[table], strings.Join(line, " "))
+			}
+			slices.Sort(lines[table])
+		}
+		return lines
+	}
+	if diff := cmp.Diff(normal(want), normal(got)); diff != "" {
+		t.Fatalf("rows (-want +got):\n%s", diff)
+	}
+}
+
+func memory(t *testing.T, facts ...event.Fact) map[string][]map[string]any {
+	t.Helper()
+	m := projection.NewMemory(tallyView())
+	apply(t, m, facts...)
+	return m.All()
+}
+
+// everything is all rows of the generation, kernel tables included, but for
+// what may differ between a run and its repetition.
+func (s *subject) everything() string {
+	s.t.Helper()
+	var b strings.Builder
+	for _, q := range []string{
+		"SELECT order_id, state::text, applied::text FROM @state ORDER BY 1",
+		"SELECT * FROM @member ORDER BY 1, 2, 3", "SELECT * FROM @parts ORDER BY 1, 2", "SELECT * FROM @texts ORDER BY 1, 2",
+		"SELECT * FROM @notes ORDER BY 1, 2, 3, 4, 5", "SELECT partition, offsets::text FROM @position ORDER BY 1",
+		"SELECT * FROM @source_mark ORDER BY 1, 2", "SELECT reference, verdict, reason FROM @parked ORDER BY 1",
+		"SELECT aggregate_type, aggregate_id, order_id, verdict FROM @quarantine ORDER BY 1, 2, 3",
+	} {
+		for _, r := range s.query(q) {
+			fmt.Fprintln(&b, r)
+		}
+	}
+	return b.String()
+}
+
+var errDown = errors.New("down")
