@@ -10,7 +10,6 @@ package native
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -62,8 +61,6 @@ func below(path string, err error) error {
 
 func item(name string, i int) string { return name + "[" + strconv.Itoa(i) + "]" }
 
-var currency = regexp.MustCompile(`^[A-Z]{3}$`)
-
 // The check functions return what is wrong with a value, or "".
 
 // checkString refuses what Avro does not allow (bytes that are no UTF-8) and
@@ -79,10 +76,11 @@ func checkString(s string) string {
 }
 
 func checkCurrency(s string) string {
-	if !currency.MatchString(s) {
-		return "is not an ISO 4217 code of three capital letters"
+	capital := func(b byte) bool { return 'A' <= b && b <= 'Z' }
+	if len(s) == 3 && capital(s[0]) && capital(s[1]) && capital(s[2]) {
+		return ""
 	}
-	return ""
+	return "is not an ISO 4217 code of three capital letters"
 }
 
 func checkLen(n, limit int) string {
