@@ -33,6 +33,36 @@ CREATE TABLE process_command (
 CREATE INDEX process_command_pending ON process_command (process, due_at) WHERE status = 'pending';
 CREATE INDEX process_command_instance ON process_command (process, instance_id);
 
+CREATE TABLE process_position (
+	process   text    NOT NULL,
+	partition integer NOT NULL,
+	term      bigint  NOT NULL,
+	PRIMARY KEY (process, partition)
+);
+
+CREATE TABLE process_offset (
+	process     text    NOT NULL,
+	partition   integer NOT NULL,
+	topic       text    NOT NULL,
+	topic_id    text    NOT NULL,
+	next_offset bigint  NOT NULL,
+	PRIMARY KEY (process, partition, topic)
+) WITH (fillfactor = 50);
+
+CREATE TABLE process_unread (
+	process       text        NOT NULL,
+	topic         text        NOT NULL,
+	partition     integer     NOT NULL,
+	record_offset bigint      NOT NULL,
+	instance_id   text        NOT NULL,
+	reason        text        NOT NULL,
+	seen_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (process, topic, partition, record_offset)
+);
+
 -- +goose Down
+DROP TABLE process_unread;
+DROP TABLE process_offset;
+DROP TABLE process_position;
 DROP TABLE process_command;
 DROP TABLE process_instance;

@@ -1,0 +1,144 @@
+package order
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tidemark-dev/tidemark/platform/process"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
+	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
+	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
+	shipmentv1 "github.com/tidemark-dev/tidemark/proto/shipment/v1"
+	"github.com/tidemark-dev/tidemark/schemas/facts"
+)
+
+// paymentID names the payment for one entry of one payment plan, for ever.
+func (s *fulfilment) paymentID(plan, entry int) string {
+	return process.ID(fulfilmentName, s.Order.ID, "payment", strconv.Itoa(plan), strconv.Itoa(entry))
+}
+
+// shipmentID names the shipment of one warehouse, for ever.
+func (s *fulfilment) shipmentID(warehouse string) string {
+	return process.ID(fulfilmentName, s.Order.ID, "shipment", warehouse)
+}
+
+// step makes a command whose request carries the step's request id.
+func (s *fulfilment) step(name string, request func(requestID string) proto.Message) process.Command {
+	return process.Command{Step: name, Request: request(process.RequestID(fulfilmentName, s.Order.ID, name))}
+}
+
+func (s *fulfilment) authorize(id string, entry int, pay facts.PlannedPayment) process.Command {
+	return s.step(fmt.Sprintf("authorize/%d/%d", s.Order.PlanNumber, entry), func(requestID string) proto.Message {
+		return &paymentv1.AuthorizePaymentRequest{
+			RequestId: requestID, Actor: fulfilmentName, PaymentId: id,
+			OrderId: s.Order.ID, CustomerId: s.Order.CustomerID,
+			Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED,
+			Method:     commercev1.PaymentMethod(commercev1.PaymentMethod_value["PAYMENT_METHOD_"+string(pay.Method)]),
+			Amount:     money(pay.Amount), Reference: pay.Reference,
+		}
+	})
+}
+
+func (s *fulfilment) cancel() process.Command {
+	return s.step("cancel", func(requestID string) proto.Message {
+		return &orderv1.CancelOrderRequest{
+			RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID,
+			Reason: orderv1.CancelReason_CANCEL_REASON_PAYMENT_DECLINED,
+		}
+	})
+}
+
+func (s *fulfilment) plan(warehouse string) process.Command {
+	return s.step("plan/"+warehouse, func(requestID string) proto.Message {
+		request := &shipmentv1.PlanShipmentRequest{
+			RequestId: requestID, Actor: fulfilmentName, ShipmentId: s.shipmentID(warehouse),
+			OrderId: s.Order.ID, CustomerId: s.Order.CustomerID,
+			Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED, Warehouse: warehouse,
+		}
+		for _, line := range s.linesOf(warehouse) {
+			request.Lines = append(request.Lines, &shipmentv1.ShipmentLine{
+				LineId: line.LineID, Sku: line.SKU, Quantity: line.Quantity,
+			})
+		}
+		if s.Order.PromisedAt != nil {
+			request.PromisedAt = timestamppb.New(*s.Order.PromisedAt)
+		}
+		return request
+	})
+}
+
+func (s *fulfilment) capture(shipment, payment string, amount int64) process.Command {
+	return s.step("capture/"+shipment+"/"+payment, func(requestID string) proto.Message {
+		return &paymentv1.CapturePaymentRequest{
+			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment, ShipmentId: shipment,
+			Amount: &commercev1.Money{Amount: amount, Currency: s.Payments[payment].Currency},
+		}
+	})
+}
+
+func (s *fulfilment) void(payment string) process.Command {
+	return s.step("void/"+payment, func(requestID string) proto.Message {
+		return &paymentv1.VoidPaymentRequest{
+			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment, Reason: "order cancelled or amended",
+		}
+	})
+}
+
+func (s *fulfilment) refund(payment string, amount int64, p paymentPart) process.Command {
+	return s.step(fmt.Sprintf("refund/%s/%d", payment, p.Captured), func(requestID string) proto.Message {
+		return &paymentv1.RefundPaymentRequest{
+			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment,
+			Amount: &commercev1.Money{Amount: amount, Currency: p.Currency}, Reason: "order cancelled",
+		}
+	})
+}
+
+func money(m facts.Money) *commercev1.Money {
+	return &commercev1.Money{Amount: m.Amount, Currency: m.Currency}
+}
+
+// participants are the services the process commands; the order service itself
+// is one of them, through its public door like anybody else.
+type participants struct {
+	order    orderv1.OrderServiceClient
+	payment  paymentv1.PaymentServiceClient
+	shipment shipmentv1.ShipmentServiceClient
+}
+
+// send makes one call on behalf of the process, in the trace of its cause.
+func (p participants) send(ctx context.Context, request proto.Message, cause process.Cause) error {
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
+		"traceparent": cause.TraceParent, "tracestate": cause.TraceState,
+	})
+	ctx = rpc.WithCause(ctx, rpc.Cause{CausationID: cause.ID, CorrelationID: cause.Instance})
+	var err error
+	switch r := request.(type) {
+	case *orderv1.ConfirmOrderRequest:
+		_, err = p.order.ConfirmOrder(ctx, r)
+	case *orderv1.CancelOrderRequest:
+		_, err = p.order.CancelOrder(ctx, r)
+	case *orderv1.CompleteOrderRequest:
+		_, err = p.order.CompleteOrder(ctx, r)
+	case *paymentv1.AuthorizePaymentRequest:
+		_, err = p.payment.AuthorizePayment(ctx, r)
+	case *paymentv1.CapturePaymentRequest:
+		_, err = p.payment.CapturePayment(ctx, r)
+	case *paymentv1.VoidPaymentRequest:
+		_, err = p.payment.VoidPayment(ctx, r)
+	case *paymentv1.RefundPaymentRequest:
+		_, err = p.payment.RefundPayment(ctx, r)
+	case *shipmentv1.PlanShipmentRequest:
+		_, err = p.shipment.PlanShipment(ctx, r)
+	case *shipmentv1.CancelShipmentRequest:
+		_, err = p.shipment.CancelShipment(ctx, r)
+	default:
+		return fmt.Errorf("fulfilment sends no %T", request)
+	}
+	return err
+}
