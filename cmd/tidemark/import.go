@@ -1,11 +1,127 @@
 package main
 
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/olist"
+)
+
 type importCmd struct {
-	Olist importOlistCmd `cmd:"" help:"The CSV files of the public Olist dataset."`
+	Olist importOlistCmd `cmd:"" help:"The CSV files of the public Olist dataset, as commands through the public APIs. Running it again changes nothing."`
 }
 
 type importOlistCmd struct {
-	Dir string `arg:"" help:"Directory with the CSV files." type:"existingdir"`
+	Dir         string        `arg:"" help:"Directory with the CSV files." type:"existingdir"`
+	Channel     string        `help:"Channel under which the orders are placed." default:"olist"`
+	Concurrency int           `help:"Orders under way at once." default:"32"`
+	Patience    time.Duration `help:"How long a server may be out of reach before the import stops." default:"2m"`
+	Settle      time.Duration `help:"How long the report waits for read models to catch up with other writers." default:"15s"`
+	ReportOnly  bool          `help:"Send nothing; compare the read models with the files."`
 }
 
-func (c *importOlistCmd) Run(*app) error { return usage("not built yet") }
+func (c *importOlistCmd) Run(a *app) error {
+	source, err := olist.Load(c.Dir)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", c.Dir, err)
+	}
+	fmt.Fprintf(a.err, "%d orders read, %d rows refused\n", len(source.Orders), len(source.Refused))
+	options := olist.Options{
+		Channel: c.Channel, Concurrency: c.Concurrency, Patience: c.Patience, Settle: c.Settle,
+		Phase: func(name string, total int) (func(), func()) { return progress(a.err, name, total) },
+	}
+	var sent *olist.Sent
+	if !c.ReportOnly {
+		if sent, err = olist.Import(a.ctx, a.Fleet, source, options); err != nil {
+			return c.stopped(a, sent, len(source.Orders), err)
+		}
+	}
+	report, err := olist.Compare(a.ctx, a.Fleet, source, sent, options)
+	if err != nil {
+		return err
+	}
+	write := report.WriteText
+	if a.json() {
+		write = report.WriteJSON
+	}
+	if err := write(a.out); err != nil {
+		return err
+	}
+	if !report.Balances {
+		return errors.New("the read models do not balance with the files; see the report")
+	}
+	return nil
+}
+
+// stopped says how far an import came and how to go on.
+func (c *importOlistCmd) stopped(a *app, sent *olist.Sent, total int, cause error) error {
+	fmt.Fprintf(a.err, "stopped: %d of %d orders are in. Nothing is lost: the same command resumes, what is in stays as it is:\n  tidemark import olist %s\n",
+		sent.Orders, total, c.Dir)
+	if errors.Is(cause, client.ErrPatience) {
+		return fmt.Errorf("a server stayed out of reach: %w", cause)
+	}
+	if errors.Is(cause, context.Canceled) {
+		return context.Canceled
+	}
+	return cause
+}
+
+// progress shows how far a phase is: a bar on a terminal, else a line every two
+// seconds. It returns what to call after each unit and at the end.
+func progress(w io.Writer, name string, total int) (advance, finish func()) {
+	if file, ok := w.(*os.File); ok {
+		if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			return bar(w, name, total)
+		}
+	}
+	var done atomic.Int64
+	started := time.Now()
+	line := func() {
+		n := done.Load()
+		rate := float64(n) / max(time.Since(started).Seconds(), 0.001)
+		eta := "?"
+		if rate > 0 {
+			eta = short(time.Duration(float64(int64(total)-n) / rate * float64(time.Second)))
+		}
+		fmt.Fprintf(w, "%s: %d/%d orders, %.0f/s, %s to go\n", name, n, total, rate, eta)
+	}
+	ticker, stop := time.NewTicker(2*time.Second), make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ticker.C:
+				line()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { done.Add(1) }, func() {
+		ticker.Stop()
+		close(stop)
+		<-ended
+		line()
+	}
+}
+
+func bar(w io.Writer, name string, total int) (advance, finish func()) {
+	bars := mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))
+	b := bars.AddBar(int64(total),
+		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d/%d orders")),
+		mpb.AppendDecorators(decor.Percentage(), decor.Name(" "), decor.AverageSpeed(0, "%.0f/s"), decor.Name(" ETA "), decor.AverageETA(decor.ET_STYLE_MMSS)))
+	return b.Increment, func() {
+		b.Abort(false) // no effect on a full bar
+		bars.Wait()
+	}
+}
