@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -43,6 +44,7 @@ type orderPart struct {
 	ID, CustomerID, State string
 	Managed, Held         bool
 	PlanNumber            int // rises with every new payment plan
+	Holds                 int // rises with every hold
 	Plan                  []facts.PlannedPayment
 	Lines                 []facts.OrderLine
 	Total, Fee            facts.Money
@@ -105,6 +107,7 @@ func (s *fulfilment) on(f event.Fact) {
 		}
 	case *facts.OrderHeld:
 		s.Order.Held = true
+		s.Order.Holds++ // what a hold refused is asked again, as another step
 	case *facts.OrderReleased:
 		s.Order.Held = false
 	case *facts.OrderConfirmed:
@@ -170,8 +173,8 @@ func (s *fulfilment) shipment(id string, change func(*shipmentPart)) {
 // refused tells a person only about what no later fact will settle: a refusal
 // while the order is being undone, or of a step that can never be right.
 func (s *fulfilment) refused(step, reason string) string {
-	if s.Order.State == cancelled {
-		return "" // a step overtaken by the cancellation; its facts say what is left to undo
+	if s.Order.State == cancelled || strings.HasPrefix(step, "confirm/") || strings.HasPrefix(step, "complete/") {
+		return "" // overtaken by a cancellation or a hold; their facts say what is left to do
 	}
 	return fmt.Sprintf("step %s was refused: %s", step, reason)
 }
@@ -229,7 +232,7 @@ func (s *fulfilment) forward() []process.Command {
 		}
 	}
 	if s.Order.State == placed {
-		return append(next, s.step(fmt.Sprintf("confirm/%d", s.Order.PlanNumber), func(requestID string) proto.Message {
+		return append(next, s.step(fmt.Sprintf("confirm/%d/%d", s.Order.PlanNumber, s.Order.Holds), func(requestID string) proto.Message {
 			return &orderv1.ConfirmOrderRequest{RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID}
 		}))
 	}
@@ -240,7 +243,7 @@ func (s *fulfilment) forward() []process.Command {
 	}
 	next = append(next, s.collect()...)
 	if s.finished() {
-		next = append(next, s.step("complete", func(requestID string) proto.Message {
+		next = append(next, s.step(fmt.Sprintf("complete/%d", s.Order.Holds), func(requestID string) proto.Message {
 			return &orderv1.CompleteOrderRequest{RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID}
 		}))
 	}
@@ -296,11 +299,9 @@ func (s *fulfilment) releaseOldPlans() []process.Command {
 }
 
 // collect decides, once per shipment that left, what to take from which
-// payment: what the shipment is worth, the fee with the first one, and all that
-// is left with the last one.
+// payment: what the shipment is worth, and the fee with the first one.
 func (s *fulfilment) collect() []process.Command {
-	warehouses := s.warehouses()
-	for _, warehouse := range warehouses {
+	for _, warehouse := range s.warehouses() {
 		id := s.shipmentID(warehouse)
 		if p, ok := s.Shipments[id]; !ok || p.State != gone && p.State != delivered || s.Taken[id] != nil {
 			continue
@@ -308,9 +309,6 @@ func (s *fulfilment) collect() []process.Command {
 		worth := s.worth(warehouse)
 		if len(s.Taken) == 0 {
 			worth += s.Order.Fee.Amount
-		}
-		if len(s.Taken) == len(warehouses)-1 {
-			worth = s.Order.Total.Amount - s.takenFrom("")
 		}
 		s.take(id, worth)
 	}
@@ -338,15 +336,11 @@ func (s *fulfilment) take(shipment string, amount int64) {
 	}
 }
 
-// takenFrom sums what was decided to be taken from a payment, or from all.
+// takenFrom sums what was decided to be taken from a payment.
 func (s *fulfilment) takenFrom(payment string) int64 {
 	var sum int64
 	for _, parts := range s.Taken {
-		for id, amount := range parts {
-			if payment == "" || id == payment {
-				sum += amount
-			}
-		}
+		sum += parts[payment]
 	}
 	return sum
 }
