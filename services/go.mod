@@ -6,6 +6,9 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
+	github.com/tidemark-dev/tidemark/platform v0.0.0-00010101000000-000000000000
+	github.com/tidemark-dev/tidemark/proto v0.0.0-00010101000000-000000000000
+	github.com/tidemark-dev/tidemark/schemas v0.0.0-00010101000000-000000000000
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/metric v1.47.0
 	go.opentelemetry.io/otel/trace v1.47.0

@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,7 +17,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
@@ -43,9 +47,9 @@ type Table[S any] struct {
 	// recorded_at, state FROM … WHERE id = $1 FOR UPDATE. It must read nothing
 	// else: after a wait, only the locked row itself is read anew.
 	Lock string
-	// Save queues the statements that store the state at its new head. The first
-	// version is an INSERT, so that of two creations one fails.
-	Save func(batch *pgx.Batch, state *S, head Head) error
+	// Save queues the statements that store the state at its new head. A new row
+	// is an INSERT without ON CONFLICT, so that of two creations one fails.
+	Save func(batch *pgx.Batch, state *S, head Head, isNew bool)
 }
 
 // Request is a command's identity. Message is what the fingerprint is made of,
@@ -110,7 +114,7 @@ func Execute[S any, R proto.Message](
 	for attempt := 1; ; attempt++ {
 		answer, replayed, err = execute(ctx, j, table, req, decide, respond)
 		if err == nil || attempt == maxAttempts || ctx.Err() != nil || !again(err, req.ID != "") {
-			return answer, replayed, explain(err)
+			return answer, replayed, Explain(err)
 		}
 		pause := time.Duration(attempt) * 5 * time.Millisecond
 		select {
@@ -140,16 +144,16 @@ func disconnected(err error) bool {
 		}
 		return refused.Code == "53300" || refused.Code == "25006" // too many connections, read-only
 	}
-	var network *databaseError
-	return errors.As(err, &network)
+	var connecting *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connecting) || errors.As(err, &network) || pgconn.SafeToRetry(err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
-// databaseError marks errors that came from talking to the database.
-type databaseError struct{ error }
-
-func (e *databaseError) Unwrap() error { return e.error }
-
-func explain(err error) error {
+// Explain classifies an error of the database: what trying again helps against
+// becomes a Conflict or Unavailable fault, anything else stays as it is. Faults
+// and nil are returned unchanged.
+func Explain(err error) error {
 	switch {
 	case err == nil || fault.As(err) != nil:
 		return err
@@ -184,7 +188,7 @@ func execute[S any, R proto.Message](
 ) (answer R, replayed bool, err error) {
 	conn, err := j.pool.Acquire(ctx)
 	if err != nil {
-		return answer, false, &databaseError{fmt.Errorf("acquire a connection: %w", err)}
+		return answer, false, fmt.Errorf("acquire a connection: %w", err)
 	}
 	committed := false
 	defer func() {
@@ -219,9 +223,7 @@ func execute[S any, R proto.Message](
 	answer = respond(state, head)
 
 	var batch pgx.Batch
-	if err := table.Save(&batch, state, head); err != nil {
-		return answer, false, err
-	}
+	table.Save(&batch, state, head, before.Version == 0)
 	if len(facts) > 0 {
 		batch.Queue(insertFacts, rows...)
 	}
@@ -234,7 +236,7 @@ func execute[S any, R proto.Message](
 	}
 	batch.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
-		return answer, false, &databaseError{fmt.Errorf("commit %s: %w", req.Method, err)}
+		return answer, false, fmt.Errorf("commit %s: %w", req.Method, err)
 	}
 	committed = true
 	if len(facts) > 0 {
@@ -264,25 +266,25 @@ func open(ctx context.Context, conn *pgxpool.Conn, lock string, req Request, sta
 	results := conn.SendBatch(ctx, &batch)
 	defer func() {
 		if closeErr := results.Close(); closeErr != nil && err == nil {
-			err = &databaseError{fmt.Errorf("open %s: %w", req.Method, closeErr)}
+			err = fmt.Errorf("open %s: %w", req.Method, closeErr)
 		}
 	}()
 	if _, err := results.Exec(); err != nil {
-		return o, &databaseError{fmt.Errorf("begin: %w", err)}
+		return o, fmt.Errorf("begin: %w", err)
 	}
 	if req.ID != "" {
 		tag, err := results.Exec()
 		if err != nil {
-			return o, &databaseError{fmt.Errorf("insert request id: %w", err)}
+			return o, fmt.Errorf("insert request id: %w", err)
 		}
 		o.repeated = tag.RowsAffected() == 0
 	}
 	err = results.QueryRow().Scan(&o.head.Version, &o.head.Epoch, &o.head.EventID, &o.head.RecordedAt, state)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return o, &databaseError{fmt.Errorf("lock aggregate: %w", err)}
+		return o, fmt.Errorf("lock aggregate: %w", err)
 	}
 	if err := results.QueryRow().Scan(&o.now, &o.epoch); err != nil {
-		return o, &databaseError{fmt.Errorf("read the clock: %w", err)}
+		return o, fmt.Errorf("read the clock: %w", err)
 	}
 	o.now = o.now.UTC()
 	o.head.RecordedAt = o.head.RecordedAt.UTC()
@@ -295,7 +297,7 @@ func recall[R proto.Message](ctx context.Context, conn *pgxpool.Conn, req Reques
 	var method string
 	var fingerprint, stored []byte
 	if err := conn.QueryRow(ctx, selectAnswer, req.ID).Scan(&method, &fingerprint, &stored); err != nil {
-		return answer, &databaseError{fmt.Errorf("read the answer to request %s: %w", req.ID, err)}
+		return answer, fmt.Errorf("read the answer to request %s: %w", req.ID, err)
 	}
 	return decodeAnswer[R](req, method, fingerprint, stored)
 }
@@ -307,6 +309,10 @@ func decodeAnswer[R proto.Message](req Request, method string, fingerprint, stor
 	answer = answer.ProtoReflect().New().Interface().(R)
 	if err := proto.Unmarshal(stored, answer); err != nil {
 		return answer, fmt.Errorf("decode the answer to request %s: %w", req.ID, err)
+	}
+	m := answer.ProtoReflect()
+	if f := m.Descriptor().Fields().ByName("replayed"); f != nil && f.Kind() == protoreflect.BoolKind {
+		m.Set(f, protoreflect.ValueOfBool(true))
 	}
 	return answer, nil
 }
@@ -327,7 +333,7 @@ func Recall[R proto.Message](ctx context.Context, j *Journal, req Request) (answ
 		return answer, false, nil
 	}
 	if err != nil {
-		return answer, false, explain(&databaseError{fmt.Errorf("read the answer to request %s: %w", req.ID, err)})
+		return answer, false, Explain(fmt.Errorf("read the answer to request %s: %w", req.ID, err))
 	}
 	answer, err = decodeAnswer[R](req, method, fingerprint, stored)
 	return answer, err == nil, err
@@ -360,12 +366,13 @@ func (j *Journal) rows(ctx context.Context, kind string, req Request, key string
 		cause.CorrelationID = key
 	}
 	for i, f := range facts {
-		name, version, payload, err := j.cfg.Encode(f.Body)
-		if err != nil {
-			return head, nil, fmt.Errorf("encode %s: %w", f.Body.FactName(), err)
+		name, version, payload, err := j.cfg.Codec.Encode(f.Body)
+		if errors.Is(err, avro.ErrTooLarge) {
+			// Refused now, so that nothing unsendable is ever committed.
+			return head, nil, fault.TooLarge("the fact %s would be larger than %d bytes", f.Body.FactName(), avro.MaxRecord).Because(err)
 		}
-		if len(payload) > MaxFactBytes {
-			return head, nil, fault.TooLarge("the fact %s would take %d bytes, at most %d are possible", name, len(payload), MaxFactBytes)
+		if err != nil {
+			return head, nil, fmt.Errorf("state %s: %w", f.Body.FactName(), err)
 		}
 		id, err := uuid.NewV7()
 		if err != nil {

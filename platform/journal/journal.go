@@ -15,16 +15,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
 //go:embed migrations/*.sql
 var migrations embed.FS
-
-// MaxFactBytes is the largest payload of an event. A command that would state a
-// larger one is refused, so that nothing unsendable is ever committed.
-const MaxFactBytes = 256 << 10
 
 // RequestMemory is how long the answer to a request id is remembered.
 const RequestMemory = 30 * 24 * time.Hour
@@ -35,9 +32,9 @@ type Config struct {
 	Source string
 	// Partitions is the partition count of the deployment; fixed for ever.
 	Partitions int32
-	// Encode turns a fact into the name and version of its schema and its bytes.
-	Encode func(event.Body) (name string, version int, bare []byte, err error)
-	Log    *slog.Logger
+	// Codec turns a fact into the name and version of its schema and its bytes.
+	Codec *avro.Codec
+	Log   *slog.Logger
 }
 
 // Journal appends to and reads from the journal of one service.

@@ -84,7 +84,7 @@ func (s *Server) ListHeads(ctx context.Context, r *journalpb.ListHeadsRequest) (
 		  FROM journal WHERE partition = $1 AND (aggregate_type, aggregate_id) > ($2, $3)
 		 ORDER BY aggregate_type, aggregate_id, version DESC LIMIT $4`, r.GetPartition(), after.Type, after.ID, limit+1)
 	if err != nil {
-		return nil, explain(&databaseError{fmt.Errorf("list heads: %w", err)})
+		return nil, Explain(fmt.Errorf("list heads: %w", err))
 	}
 	heads, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.Head, error) {
 		h := &journalpb.Head{}
@@ -92,7 +92,7 @@ func (s *Server) ListHeads(ctx context.Context, r *journalpb.ListHeadsRequest) (
 		return h, err
 	})
 	if err != nil {
-		return nil, explain(&databaseError{fmt.Errorf("list heads: %w", err)})
+		return nil, Explain(fmt.Errorf("list heads: %w", err))
 	}
 	resp := &journalpb.ListHeadsResponse{Heads: heads}
 	if len(heads) > limit {
@@ -108,7 +108,7 @@ func (s *Server) ListHeads(ctx context.Context, r *journalpb.ListHeadsRequest) (
 func (s *Server) query(ctx context.Context, sql string, args ...any) ([]*journalpb.JournalEvent, error) {
 	rows, err := s.journal.pool.Query(ctx, sql, args...)
 	if err != nil {
-		return nil, explain(&databaseError{fmt.Errorf("read the journal: %w", err)})
+		return nil, Explain(fmt.Errorf("read the journal: %w", err))
 	}
 	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.JournalEvent, error) {
 		e := &journalpb.JournalEvent{Source: s.journal.cfg.Source}
@@ -119,7 +119,7 @@ func (s *Server) query(ctx context.Context, sql string, args ...any) ([]*journal
 		return e, err
 	})
 	if err != nil {
-		return nil, explain(&databaseError{fmt.Errorf("read the journal: %w", err)})
+		return nil, Explain(fmt.Errorf("read the journal: %w", err))
 	}
 	return events, nil
 }

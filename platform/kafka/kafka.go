@@ -39,11 +39,13 @@ const DefaultPartitions = 8
 type Config struct {
 	Brokers     string `help:"Kafka bootstrap servers, comma separated." default:"127.0.0.1:7092"`
 	RegistryURL string `help:"Schema registry URL." default:"http://127.0.0.1:7081" name:"registry-url"`
-	Partitions  int32  `help:"Partitions of every topic; fixed for ever in a deployment." default:"8"`
+	// SchemaIDs says whose schema ids frames carry; see avro.Numbering.
+	SchemaIDs  string `help:"Schema ids in frames: lock (ours, works without the registry) or registry (the registry's own)." default:"lock" enum:"lock,registry" name:"schema-ids"`
+	Partitions int32  `help:"Partitions of every topic; fixed for ever in a deployment." default:"8"`
 	// Replication is used only when topics are created by CreateTopics.
 	Replication int `help:"Replication factor of topics that are created." default:"1"`
 	// Extra are librdkafka properties "name=value" for security settings.
-	Extra []string `help:"Further librdkafka properties (security.protocol=…)." name:"kafka-property" sep:";"`
+	Extra []string `help:"Further librdkafka properties (security.protocol=…)." name:"property" sep:";"`
 }
 
 // PartitionCount returns the configured number of partitions, or the default.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 )
 
@@ -140,12 +141,12 @@ func (o *owner) sort(rows []*row) (good, bad []*row) {
 			bad = append(bad, r)
 			continue
 		}
-		value, err := o.cfg.Frame(r.Type, r.SchemaVersion, r.payload)
+		id, known := o.cfg.Codec.ID(r.Type, r.SchemaVersion)
 		switch {
-		case err != nil:
-			r.bad = err.Error()
-		case len(value) > maxValueBytes:
-			r.bad = fmt.Sprintf("%d bytes are more than the %d of a message", len(value), maxValueBytes)
+		case !known:
+			r.bad = fmt.Sprintf("no schema %s/%d", r.Type, r.SchemaVersion)
+		case len(r.payload) > maxPayloadBytes:
+			r.bad = fmt.Sprintf("%d bytes are more than the %d of a message", len(r.payload), maxPayloadBytes)
 		default:
 			if err := r.Validate(); err != nil {
 				r.bad = err.Error()
@@ -156,7 +157,7 @@ func (o *owner) sort(rows []*row) (good, bad []*row) {
 			bad = append(bad, r)
 			continue
 		}
-		r.value = value
+		r.value = avro.Frame(id, r.payload)
 		good = append(good, r)
 	}
 	return good, bad

@@ -251,7 +251,7 @@ func (o *owner) record(s *shard, kind control.ControlKind) *control.ControlRecor
 }
 
 // write produces one control record per shard and waits for them.
-func (o *owner) write(ctx context.Context, shards []*shard, make func(*shard) (string, *control.ControlRecord)) error {
+func (o *owner) write(ctx context.Context, shards []*shard, build func(*shard) (string, *control.ControlRecord)) error {
 	if len(shards) == 0 {
 		return nil
 	}
@@ -262,20 +262,12 @@ func (o *owner) write(ctx context.Context, shards []*shard, make func(*shard) (s
 	}
 	pending := 0
 	for _, s := range shards {
-		topic, record := make(s)
-		name, version, bare, err := o.cfg.Encode(record)
+		topic, record := build(s)
+		head, key, value, err := o.cfg.Codec.EncodeControl(record)
 		if err != nil {
 			return fmt.Errorf("encode control record: %w", err)
 		}
-		value, err := o.cfg.Frame(name, version, bare)
-		if err != nil {
-			return fmt.Errorf("frame control record: %w", err)
-		}
-		m := &ck.Message{
-			TopicPartition: ck.TopicPartition{Topic: &topic, Partition: s.partition},
-			Key:            []byte(o.cfg.Source), Value: value,
-			Headers: controlHeaders(o.cfg.Source, fmt.Sprintf("%s/%d", name, version)),
-		}
+		m := &ck.Message{TopicPartition: ck.TopicPartition{Topic: &topic, Partition: s.partition}, Key: key, Value: value, Headers: headers(head)}
 		if err := o.producer.Produce(m, o.reports); err != nil {
 			return fmt.Errorf("produce control record: %w", err)
 		}

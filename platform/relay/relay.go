@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/kafka/kafkaotel"
@@ -34,11 +35,8 @@ type Config struct {
 	Source string
 	Pool   *pgxpool.Pool
 	Kafka  kafka.Config
-	// Encode returns the bare Avro bytes of a control record.
-	Encode func(event.Body) (name string, version int, bare []byte, err error)
-	// Frame puts the Confluent frame before bare Avro. An error means that this
-	// row can never be sent; it must not depend on anything that may be away.
-	Frame func(name string, version int, bare []byte) ([]byte, error)
+	// Codec knows the ids of the frames and writes control records.
+	Codec *avro.Codec
 	// Wakes receives after commits of this process; may be nil.
 	Wakes     <-chan struct{}
 	Telemetry *telemetry.Telemetry

@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka/kafkaotel"
 )
 
-// maxValueBytes leaves room for the headers and the batch around one message.
-const maxValueBytes = kafka.MaxMessageBytes - 32<<10
+// maxPayloadBytes leaves room for the headers and the batch around one message.
+const maxPayloadBytes = kafka.MaxMessageBytes - 32<<10
 
 // stopGrace is how long a stop waits for acknowledgements. What is not
 // acknowledged by then stays unsent and is sent again, which is harmless.
@@ -67,15 +67,18 @@ func (o *owner) send(ctx context.Context, rows []*row) error {
 }
 
 func (o *owner) message(r *row) *ck.Message {
-	headers := r.Headers()
-	out := make([]ck.Header, len(headers))
-	for i, h := range headers {
-		out[i] = ck.Header{Key: h.Key, Value: h.Value}
-	}
 	return &ck.Message{
 		TopicPartition: ck.TopicPartition{Topic: &o.topic, Partition: r.Partition},
-		Key:            []byte(r.Key), Value: r.value, Headers: out,
+		Key:            []byte(r.Key), Value: r.value, Headers: headers(r.Headers()),
 	}
+}
+
+func headers(in []event.Header) []ck.Header {
+	out := make([]ck.Header, len(in))
+	for i, h := range in {
+		out[i] = ck.Header{Key: h.Key, Value: h.Value}
+	}
+	return out
 }
 
 // remote returns a context that carries the command's span, so that the span of
@@ -162,16 +165,4 @@ func isCode(err error, codes ...ck.ErrorCode) bool {
 		}
 	}
 	return false
-}
-
-// controlHeaders are those of a control record; it is no fact and has no
-// identity of its own.
-func controlHeaders(source, schema string) []ck.Header {
-	return []ck.Header{
-		{Key: "ce_specversion", Value: []byte("1.0")},
-		{Key: "content-type", Value: []byte("application/avro")},
-		{Key: "ce_type", Value: []byte(event.TypeControl)},
-		{Key: "ce_source", Value: []byte("tidemark/" + source)},
-		{Key: "ce_dataschema", Value: []byte(schema)},
-	}
 }

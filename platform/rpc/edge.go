@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 )
@@ -81,6 +83,10 @@ func (e *edge) validate(req any) error {
 	}
 	err := e.validator.Validate(m)
 	if err == nil {
+		// No rule language can say it of all fields, and no database stores it.
+		if path := findNUL(m.ProtoReflect()); path != "" {
+			return fault.Invalid(path, "must not contain the character NUL")
+		}
 		return nil
 	}
 	var invalid *protovalidate.ValidationError
@@ -126,4 +132,38 @@ func (s *validatedStream) RecvMsg(m any) error {
 		return err
 	}
 	return s.validate(m)
+}
+
+// findNUL returns the path of a string that contains NUL, or "".
+func findNUL(m protoreflect.Message) (path string) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.IsMap() || f.Kind() != protoreflect.StringKind && f.Message() == nil {
+			return true
+		}
+		name := string(f.Name())
+		if !f.IsList() {
+			path = nulIn(f, v, name)
+			return path == ""
+		}
+		for i := range v.List().Len() {
+			if path = nulIn(f, v.List().Get(i), fmt.Sprintf("%s[%d]", name, i)); path != "" {
+				return false
+			}
+		}
+		return true
+	})
+	return path
+}
+
+func nulIn(f protoreflect.FieldDescriptor, v protoreflect.Value, name string) string {
+	if f.Kind() == protoreflect.StringKind {
+		if strings.IndexByte(v.String(), 0) >= 0 {
+			return name
+		}
+		return ""
+	}
+	if inner := findNUL(v.Message()); inner != "" {
+		return name + "." + inner
+	}
+	return ""
 }

@@ -1,0 +1,179 @@
+package order
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+	freshnesspb "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+	orderpb "github.com/tidemark-dev/tidemark/proto/order/v1"
+)
+
+const defaultPage = 50
+
+// server is the gRPC side: translate, decide, translate.
+type server struct {
+	orderpb.UnimplementedOrderServiceServer
+	journal *journal.Journal
+	pager   *rpc.Pager
+	// dispatchKnown says whether a shipment of the order is known to be on its
+	// way; it may be nil.
+	dispatchKnown func(context.Context, string) (bool, error)
+}
+
+// command lets one command take effect. Decide gets the order and what every
+// command carries; answer wraps the order after it.
+func command[R proto.Message](ctx context.Context, s *server, method, id string, r request,
+	decide func(*Order, Meta) ([]Event, error), answer func(*orderpb.Order, *freshnesspb.Token) R) (R, error) {
+	req := journal.Request{ID: r.GetRequestId(), Method: method, Message: r, AggregateID: id}
+	resp, _, err := journal.Execute(ctx, s.journal, &table, req,
+		func(o *Order, now time.Time) ([]journal.Fact, error) {
+			events, err := decide(o, metaIn(r, now))
+			if err != nil {
+				return nil, err
+			}
+			return change(o, events), nil
+		},
+		func(o *Order, h journal.Head) R { return answer(orderOut(o, h), tokenOut(o, h)) })
+	return resp, err
+}
+
+// PlaceOrder records a new order.
+func (s *server) PlaceOrder(ctx context.Context, r *orderpb.PlaceOrderRequest) (*orderpb.PlaceOrderResponse, error) {
+	place, err := placeIn(r)
+	if err != nil {
+		return nil, err
+	}
+	id := r.GetOrderId()
+	if id == "" {
+		made, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("make an order id: %w", err)
+		}
+		id = made.String()
+	}
+	return command(ctx, s, "PlaceOrder", id, r,
+		func(o *Order, m Meta) ([]Event, error) { place.Meta = m; return o.Place(place) },
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.PlaceOrderResponse {
+			return &orderpb.PlaceOrderResponse{Order: o, Token: t}
+		})
+}
+
+// AmendOrder changes lines, fee, address or promise before dispatch.
+func (s *server) AmendOrder(ctx context.Context, r *orderpb.AmendOrderRequest) (*orderpb.AmendOrderResponse, error) {
+	amend, err := amendIn(r)
+	if err != nil {
+		return nil, err
+	}
+	if s.dispatchKnown != nil {
+		if amend.DispatchKnown, err = s.dispatchKnown(ctx, r.GetOrderId()); err != nil {
+			return nil, journal.Explain(err)
+		}
+	}
+	return command(ctx, s, "AmendOrder", r.GetOrderId(), r,
+		func(o *Order, m Meta) ([]Event, error) { amend.Meta = m; return o.Amend(amend) },
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.AmendOrderResponse {
+			return &orderpb.AmendOrderResponse{Order: o, Token: t}
+		})
+}
+
+// HoldOrder stops an order from moving on until it is released.
+func (s *server) HoldOrder(ctx context.Context, r *orderpb.HoldOrderRequest) (*orderpb.HoldOrderResponse, error) {
+	return command(ctx, s, "HoldOrder", r.GetOrderId(), r,
+		func(o *Order, m Meta) ([]Event, error) {
+			return o.Hold(Hold{Meta: m, Reason: r.GetReason(), Note: r.GetNote()})
+		},
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.HoldOrderResponse {
+			return &orderpb.HoldOrderResponse{Order: o, Token: t}
+		})
+}
+
+// ReleaseOrder lifts a hold.
+func (s *server) ReleaseOrder(ctx context.Context, r *orderpb.ReleaseOrderRequest) (*orderpb.ReleaseOrderResponse, error) {
+	return command(ctx, s, "ReleaseOrder", r.GetOrderId(), r,
+		func(o *Order, m Meta) ([]Event, error) { return o.Release(Release{Meta: m, Note: r.GetNote()}) },
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.ReleaseOrderResponse {
+			return &orderpb.ReleaseOrderResponse{Order: o, Token: t}
+		})
+}
+
+// ConfirmOrder accepts a placed order.
+func (s *server) ConfirmOrder(ctx context.Context, r *orderpb.ConfirmOrderRequest) (*orderpb.ConfirmOrderResponse, error) {
+	return command(ctx, s, "ConfirmOrder", r.GetOrderId(), r,
+		func(o *Order, m Meta) ([]Event, error) {
+			return o.Confirm(Confirm{Meta: m, PromisedAt: timeIn(r.GetPromisedAt())})
+		},
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.ConfirmOrderResponse {
+			return &orderpb.ConfirmOrderResponse{Order: o, Token: t}
+		})
+}
+
+// CancelOrder ends an order.
+func (s *server) CancelOrder(ctx context.Context, r *orderpb.CancelOrderRequest) (*orderpb.CancelOrderResponse, error) {
+	return command(ctx, s, "CancelOrder", r.GetOrderId(), r,
+		func(o *Order, m Meta) ([]Event, error) {
+			return o.Cancel(Cancel{Meta: m, Reason: enumIn(r.GetReason(), "CANCEL_REASON_"), Note: r.GetNote()})
+		},
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.CancelOrderResponse {
+			return &orderpb.CancelOrderResponse{Order: o, Token: t}
+		})
+}
+
+// CompleteOrder ends an order of which everything is delivered and paid.
+func (s *server) CompleteOrder(ctx context.Context, r *orderpb.CompleteOrderRequest) (*orderpb.CompleteOrderResponse, error) {
+	return command(ctx, s, "CompleteOrder", r.GetOrderId(), r,
+		func(o *Order, m Meta) ([]Event, error) { return o.Complete(Complete{Meta: m}) },
+		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.CompleteOrderResponse {
+			return &orderpb.CompleteOrderResponse{Order: o, Token: t}
+		})
+}
+
+// GetOrder returns one order as its owner sees it now.
+func (s *server) GetOrder(ctx context.Context, r *orderpb.GetOrderRequest) (*orderpb.GetOrderResponse, error) {
+	o, err := get(ctx, s.journal.Pool(), r.GetOrderId())
+	if err != nil {
+		return nil, journal.Explain(err)
+	}
+	return &orderpb.GetOrderResponse{Order: orderOut(o.Order, o.Head)}, nil
+}
+
+// ListOrders pages through orders, newest first.
+func (s *server) ListOrders(ctx context.Context, r *orderpb.ListOrdersRequest) (*orderpb.ListOrdersResponse, error) {
+	f := filter{customerID: r.GetCustomerId(), limit: int(r.GetPageSize())}
+	if f.limit == 0 {
+		f.limit = defaultPage
+	}
+	for _, state := range r.GetStates() {
+		f.states = append(f.states, enumIn(state, "ORDER_STATE_"))
+	}
+	binding := rpc.Binding(r, "page_token", "page_size")
+	if r.GetPageToken() != "" {
+		f.after = &position{}
+		if err := s.pager.Position(binding, r.GetPageToken(), f.after); err != nil {
+			return nil, err
+		}
+	}
+	limit := f.limit
+	f.limit++
+	orders, err := list(ctx, s.journal.Pool(), f)
+	if err != nil {
+		return nil, journal.Explain(err)
+	}
+	resp := &orderpb.ListOrdersResponse{}
+	if len(orders) > limit {
+		orders = orders[:limit]
+		last := orders[limit-1]
+		if resp.NextPageToken, err = s.pager.Token(binding, position{last.createdAt, last.ID}); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range orders {
+		resp.Orders = append(resp.Orders, orderOut(o.Order, o.Head))
+	}
+	return resp, nil
+}
