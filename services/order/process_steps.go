@@ -3,14 +3,23 @@ package order
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tidemark-dev/tidemark/platform/avro"
+	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/lifecycle"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/process"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
@@ -141,4 +150,49 @@ func (p participants) send(ctx context.Context, request proto.Message, cause pro
 		return fmt.Errorf("fulfilment sends no %T", request)
 	}
 	return err
+}
+
+// Fulfilment says where the process finds the services it commands.
+type Fulfilment struct {
+	Enabled      bool   `help:"Let the fulfilment process move MANAGED orders on." default:"true" negatable:""`
+	PaymentAddr  string `help:"gRPC address of the payment service." default:"127.0.0.1:7102"`
+	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
+}
+
+// startFulfilment adds the process to the service: a consumer of all three
+// contexts' topics that folds facts, and a dispatcher that sends commands. self
+// is the service's own gRPC address.
+func startFulfilment(ctx context.Context, g *lifecycle.Group, cfg Config, self string, pool *pgxpool.Pool, codec *avro.Codec, tel *telemetry.Telemetry, log *slog.Logger) error {
+	if err := postgres.Migrate(ctx, pool, process.Migrations(), process.MigrationTable); err != nil {
+		return err
+	}
+	var conns []*grpc.ClientConn
+	for _, addr := range []string{self, cfg.Fulfilment.PaymentAddr, cfg.Fulfilment.ShipmentAddr} {
+		conn, err := rpc.Dial(addr, tel)
+		if err != nil {
+			return err
+		}
+		g.OnStop("connection", func(context.Context) error { return conn.Close() })
+		conns = append(conns, conn)
+	}
+	to := participants{
+		order:    orderv1.NewOrderServiceClient(conns[0]),
+		payment:  paymentv1.NewPaymentServiceClient(conns[1]),
+		shipment: shipmentv1.NewShipmentServiceClient(conns[2]),
+	}
+	manager, err := process.NewManager(fulfilmentProcess(), pool, to.send, log)
+	if err != nil {
+		return err
+	}
+	facts, err := consumer.New(consumer.Config{
+		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName,
+		Topics: []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},
+		Tracer: tel.TracerProvider, Meter: tel.MeterProvider, Log: log,
+	}, process.NewFeed(manager, codec))
+	if err != nil {
+		return err
+	}
+	g.Go("fulfilment commands", manager.Run)
+	g.Go("fulfilment facts", facts.Run)
+	return nil
 }

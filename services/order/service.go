@@ -28,6 +28,8 @@ type Config struct {
 	RPC       rpc.Config       `embed:"" set:"rpc_addr=127.0.0.1:7101" set:"http_addr=127.0.0.1:8101"`
 	Telemetry telemetry.Config `embed:""`
 	Relay     relay.Tuning     `kong:"-"`
+	// Fulfilment is the process that moves MANAGED orders on.
+	Fulfilment Fulfilment `embed:"" prefix:"fulfilment-"`
 	// Ready is called with the bound gRPC address once the service serves.
 	Ready func(addr string) `kong:"-"`
 }
@@ -102,6 +104,11 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		g.Go("server", srv.Serve)
+		if cfg.Fulfilment.Enabled {
+			if err := startFulfilment(ctx, g, cfg, addr, pool, codec, tel, log); err != nil {
+				return err
+			}
+		}
 		log.InfoContext(ctx, "serving", "addr", addr)
 		if cfg.Ready != nil {
 			cfg.Ready(addr)
