@@ -152,8 +152,8 @@ func (p participants) send(ctx context.Context, request proto.Message, cause pro
 	return err
 }
 
-// Fulfilment says where the process finds the services it commands.
-type Fulfilment struct {
+// ProcessConfig says where the process finds the services it commands.
+type ProcessConfig struct {
 	Enabled      bool   `help:"Let the fulfilment process move MANAGED orders on." default:"true" negatable:""`
 	PaymentAddr  string `help:"gRPC address of the payment service." default:"127.0.0.1:7102"`
 	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
@@ -186,8 +186,8 @@ func startFulfilment(ctx context.Context, g *lifecycle.Group, cfg Config, self s
 	}
 	facts, err := consumer.New(consumer.Config{
 		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName,
-		Topics: []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},
-		Tracer: tel.TracerProvider, Meter: tel.MeterProvider, Log: log,
+		Topics:    []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},
+		Telemetry: tel, Log: log,
 	}, process.NewFeed(manager, codec))
 	if err != nil {
 		return err

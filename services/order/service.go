@@ -29,7 +29,7 @@ type Config struct {
 	Telemetry telemetry.Config `embed:""`
 	Relay     relay.Tuning     `kong:"-"`
 	// Fulfilment is the process that moves MANAGED orders on.
-	Fulfilment Fulfilment `embed:"" prefix:"fulfilment-"`
+	Fulfilment ProcessConfig `embed:"" prefix:"fulfilment-"`
 	// Ready is called with the bound gRPC address once the service serves.
 	Ready func(addr string) `kong:"-"`
 }
