@@ -26,6 +26,7 @@ type metrics struct {
 type gauges struct {
 	parked    func(context.Context) (map[string]int64, error)
 	staleness func(context.Context) (map[string]time.Duration, error)
+	assigned  func() int
 }
 
 func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics, error) {
@@ -46,7 +47,13 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
 	}
+	assigned, err := meter.Int64ObservableGauge("tidemark.projection.assigned", metric.WithUnit("{partition}"),
+		metric.WithDescription("Partition numbers this process owns; a reader that owns none is red, not idle."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
 	m.registration, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		o.ObserveInt64(assigned, int64(g.assigned()), metric.WithAttributes(m.generation))
 		counts, err := g.parked(ctx)
 		if err != nil {
 			return err
@@ -62,7 +69,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 			o.ObserveFloat64(staleness, age.Seconds(), metric.WithAttributes(m.generation, attribute.String("tidemark.source", source)))
 		}
 		return nil
-	}, parked, staleness)
+	}, assigned, parked, staleness)
 	if err != nil {
 		return nil, fmt.Errorf("register gauges: %w", err)
 	}

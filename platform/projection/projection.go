@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -134,7 +135,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 }
 
 func (p *Projection[S]) prepare() (err error) {
-	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.stalenessNow}); err != nil {
+	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.stalenessNow, func() int { return len(p.Status().Assigned) }}); err != nil {
 		return err
 	}
 	topics := []string{p.cfg.ControlTopic}
@@ -176,6 +177,13 @@ func (p *Projection[S]) Close() {
 // Generation names what this process builds, for instance "timeline/3-9f2c11ab".
 func (p *Projection[S]) Generation() string { return p.own.String() }
 
+// Ready is a check for /readyz: it fails while the view cannot answer. Lag, or
+// a broker that is away, does not.
+func (p *Projection[S]) Ready(ctx context.Context) error {
+	_, err := p.Read(ctx, nil, "", func(*pgx.Batch) {})
+	return err
+}
+
 // Status returns how the reading from Kafka stands. A projection that owns no
 // partition, or whose Err is set, stands still: its answers age.
 func (p *Projection[S]) Status() consumer.Status { return p.consumer.Status() }
@@ -196,3 +204,7 @@ func (p *Projection[S]) tell(ctx context.Context, d *delta) {
 			"aggregate", q.aggregate.String(), "order", q.order, "reason", q.reason)
 	}
 }
+
+// Answering names the generation that reads are bound to now. It is this
+// process's own but while that is being built.
+func (p *Projection[S]) Answering() string { return p.reads.Load().generation.String() }

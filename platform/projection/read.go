@@ -44,7 +44,7 @@ func (p *Projection[S]) openReads(ctx context.Context, serving generation) error
 const (
 	defaultBudget = 2 * time.Second
 	// recheck is how often a waiting read looks again when another process may
-	// be the one that applies: its commits signal nobody here.
+	// be the one that applies.
 	recheck = 100 * time.Millisecond
 )
 
@@ -73,29 +73,18 @@ func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptio
 	}
 	changed := p.waiters.subscribe(keys)
 	defer changed.Close()
-	budget := time.NewTimer(want.budget)
-	defer budget.Stop()
-	var foreign <-chan time.Time
-	if len(p.Status().Assigned) < int(p.cfg.Kafka.PartitionCount()) {
-		ticker := time.NewTicker(recheck)
-		defer ticker.Stop()
-		foreign = ticker.C
-	}
-	for {
+	changed.foreign = p.foreign
+	for deadline := time.Now().Add(want.budget); ; {
 		f, result, err := p.snapshot(ctx, want, order, queue)
 		if err != nil || result == demandMet {
 			return f, err
 		}
-		if result != demandWaits {
+		left := time.Until(deadline)
+		if result != demandWaits || left <= 0 {
 			return p.unmet(want, result, f)
 		}
-		select {
-		case <-changed.C:
-		case <-foreign:
-		case <-budget.C:
-			return p.unmet(want, result, f)
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the caller's write: %w", ctx.Err())
+		if err := changed.Wait(ctx, left); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -104,7 +93,7 @@ const (
 	beginRead = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 	readMarks = `SELECT partition, source, epoch, as_of FROM source_mark`
 	readOne   = `SELECT applied FROM state WHERE order_id = $1`
-	readMany  = `SELECT DISTINCT m.aggregate_type, m.aggregate_id, s.applied
+	readMany  = `SELECT m.aggregate_type, m.aggregate_id, s.applied
 		FROM unnest($1::text[], $2::text[]) AS u(t, i)
 		JOIN member m ON m.aggregate_type = u.t AND m.aggregate_id = u.i
 		JOIN state s ON s.order_id = m.order_id`

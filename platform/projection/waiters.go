@@ -1,6 +1,8 @@
 package projection
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -15,6 +17,8 @@ type Subscription struct {
 	c    chan struct{}
 	keys []string
 	of   *waiters
+
+	foreign func() bool
 }
 
 // Close ends the subscription.
@@ -39,9 +43,8 @@ func newWaiters() *waiters { return &waiters{byKey: map[string]map[*Subscription
 
 const anyChange = "*"
 
-func orderKey(order string) string              { return "order " + order }
-func aggregateKey(a event.Aggregate) string     { return "aggregate " + a.String() }
-func (w *waiters) one(key string) *Subscription { return w.subscribe([]string{key}) }
+func orderKey(order string) string          { return "order " + order }
+func aggregateKey(a event.Aggregate) string { return "aggregate " + a.String() }
 
 func (w *waiters) subscribe(keys []string) *Subscription {
 	c := make(chan struct{}, 1)
@@ -83,12 +86,43 @@ func (w *waiters) signal(key string) {
 }
 
 // Subscribe returns a subscription to one order, or to every commit if order
-// is empty. Only commits of this process signal.
+// is empty. Subscribe before the first read, then read, then Wait.
 func (p *Projection[S]) Subscribe(order string) *Subscription {
-	if order == "" {
-		return p.waiters.one(anyChange)
+	key := anyChange
+	if order != "" {
+		key = orderKey(order)
 	}
-	return p.waiters.one(orderKey(order))
+	s := p.waiters.subscribe([]string{key})
+	s.foreign = p.foreign
+	return s
+}
+
+// foreign reports whether another process may be the one that applies: its
+// commits signal nobody here.
+func (p *Projection[S]) foreign() bool {
+	return len(p.Status().Assigned) < int(p.cfg.Kafka.PartitionCount())
+}
+
+// Wait returns after a change, or after atMost (0: no limit), or with the
+// context's error. While another process may apply what was subscribed to, it
+// also returns now and then, so that its caller looks again.
+func (s *Subscription) Wait(ctx context.Context, atMost time.Duration) error {
+	if s.foreign != nil && s.foreign() && (atMost == 0 || atMost > recheck) {
+		atMost = recheck
+	}
+	var over <-chan time.Time
+	if atMost > 0 {
+		timer := time.NewTimer(atMost)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a change: %w", ctx.Err())
+	case <-over:
+	case <-s.C:
+	}
+	return nil
 }
 
 // arrivals remembers when an as_of was first seen here, on the monotonic

@@ -1,0 +1,79 @@
+package timeline
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
+
+	"github.com/tidemark-dev/tidemark/platform/avro"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/lifecycle"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
+	"github.com/tidemark-dev/tidemark/schemas"
+)
+
+// Config is all that the timeline can be told.
+type Config struct {
+	Postgres  postgres.Config   `embed:"" prefix:"postgres-"`
+	Kafka     kafka.Config      `embed:"" prefix:"kafka-"`
+	RPC       rpc.Config        `embed:"" prefix:"rpc-" set:"rpc_addr=127.0.0.1:7201" set:"http_addr=127.0.0.1:8201"`
+	Telemetry telemetry.Config  `embed:"" prefix:"telemetry-"`
+	Owners    projection.Owners `embed:"" prefix:"owner-"`
+	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
+	// Ready is called with the bound gRPC address before the first query is answered.
+	Ready func(addr string) `kong:"-"`
+}
+
+// Run keeps the timeline and answers queries until the context ends.
+func Run(ctx context.Context, cfg Config) error {
+	log := lifecycle.Logger(ctx)
+	cfg.Telemetry.ServiceName = "timeline"
+	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
+		tel, err := telemetry.Setup(ctx, cfg.Telemetry)
+		if err != nil {
+			return err
+		}
+		g.OnStop("telemetry", tel.Shutdown)
+		codec, err := avro.NewCodec(schemas.Catalog())
+		if err != nil {
+			return err
+		}
+		journal, hangUp, err := cfg.Owners.Dial(codec, tel)
+		if err != nil {
+			return err
+		}
+		copied, err := projection.Open(ctx, projection.Config{
+			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal, Telemetry: tel, Log: log,
+		}, View())
+		if err != nil {
+			return errors.Join(err, hangUp())
+		}
+		g.OnStop("database", func(context.Context) error { copied.Close(); return hangUp() })
+		pager, err := rpc.NewPager([]byte(cfg.RPC.PageSecret))
+		if err != nil {
+			return err
+		}
+		srv, err := rpc.NewServer(cfg.RPC, tel, log)
+		if err != nil {
+			return err
+		}
+		timelinev1.RegisterTimelineServiceServer(srv.GRPC(), &server{copy: copied, pager: pager})
+		srv.AddCheck("projection", copied.Ready)
+		addr, err := srv.Listen()
+		if err != nil {
+			return err
+		}
+		g.Go("projection", copied.Run)
+		g.Go("server", srv.Serve)
+		log.Info("timeline answers", "addr", addr, "generation", copied.Generation())
+		if cfg.Ready != nil {
+			cfg.Ready(addr)
+		}
+		return nil
+	})
+}
