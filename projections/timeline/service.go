@@ -21,8 +21,8 @@ import (
 type Config struct {
 	Postgres  postgres.Config   `embed:"" prefix:"postgres-"`
 	Kafka     kafka.Config      `embed:"" prefix:"kafka-"`
-	RPC       rpc.Config        `embed:"" prefix:"rpc-" set:"rpc_addr=127.0.0.1:7201" set:"http_addr=127.0.0.1:8201"`
-	Telemetry telemetry.Config  `embed:"" prefix:"telemetry-"`
+	RPC       rpc.Config        `embed:"" set:"rpc_addr=127.0.0.1:7201" set:"http_addr=127.0.0.1:8201"`
+	Telemetry telemetry.Config  `embed:""`
 	Owners    projection.Owners `embed:"" prefix:"owner-"`
 	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
 	// Ready is called with the bound gRPC address before the first query is answered.
@@ -31,15 +31,26 @@ type Config struct {
 
 // Run keeps the timeline and answers queries until the context ends.
 func Run(ctx context.Context, cfg Config) error {
-	log := lifecycle.Logger(ctx)
-	cfg.Telemetry.ServiceName = "timeline"
+	log := lifecycle.Logger(ctx).With("service", "timeline")
+	cfg.Telemetry.ServiceName = "tidemark-timeline"
 	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
 		tel, err := telemetry.Setup(ctx, cfg.Telemetry)
 		if err != nil {
 			return err
 		}
 		g.OnStop("telemetry", tel.Shutdown)
-		codec, err := avro.NewCodec(schemas.Catalog())
+		registry, err := avro.NewRegistry(cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs))
+		if err != nil {
+			return err
+		}
+		set, confirmed, err := registry.Resolve(ctx, schemas.Catalog())
+		if err != nil {
+			return err
+		}
+		if !confirmed {
+			log.InfoContext(ctx, "schema registry not reached, using the ids of ids.lock")
+		}
+		codec, err := avro.NewCodec(set)
 		if err != nil {
 			return err
 		}
