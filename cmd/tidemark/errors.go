@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 )
 
@@ -84,6 +85,9 @@ func diagnose(err error) problem {
 	p := problem{Code: codeName(s.Code()), Message: s.Message()}
 	if p.Message == "" {
 		p.Message = s.Code().String()
+	}
+	if errors.Is(err, client.ErrPatience) {
+		p.Message = "a server stayed out of reach longer than --patience: " + p.Message
 	}
 	for _, detail := range s.Details() {
 		switch d := detail.(type) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/olist"
 )
 
@@ -66,12 +64,6 @@ func (c *importOlistCmd) Run(a *app) error {
 func (c *importOlistCmd) stopped(a *app, sent *olist.Sent, total int, cause error) error {
 	fmt.Fprintf(a.err, "stopped: %d of %d orders are in. Nothing is lost: the same command resumes, what is in stays as it is:\n  tidemark import olist %s\n",
 		sent.Orders, total, c.Dir)
-	if errors.Is(cause, client.ErrPatience) {
-		return fmt.Errorf("a server stayed out of reach: %w", cause)
-	}
-	if errors.Is(cause, context.Canceled) {
-		return context.Canceled
-	}
 	return cause
 }
 
