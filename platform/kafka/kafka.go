@@ -90,7 +90,7 @@ func NewProducer(c Config, clientID string) (*ck.Producer, error) {
 		"enable.idempotence":           true,
 		"acks":                         "all",
 		"message.timeout.ms":           0,
-		"linger.ms":                    0.5,
+		"linger.ms":                    "0.5", // the client takes no floats
 		"max.in.flight":                5,
 		"retry.backoff.ms":             50,
 		"retry.backoff.max.ms":         1000,
