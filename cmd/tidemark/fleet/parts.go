@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
-	"github.com/tidemark-dev/tidemark/projections/operations"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/services/order"
-	"github.com/tidemark-dev/tidemark/services/payment"
-	"github.com/tidemark-dev/tidemark/services/shipment"
 )
 
 // The parts of the fleet.
@@ -29,7 +28,7 @@ const (
 
 // AllParts returns the parts in the order in which they start.
 func AllParts() []string {
-	return []string{Postgres, Broker, Registry, Payment, Shipment, Order, Timeline, Operations}
+	return []string{Postgres, Broker, Registry, Order, Timeline}
 }
 
 // metricsOffset lies between a part's gRPC port and its HTTP port.
@@ -49,18 +48,6 @@ func table() map[string]part {
 		Postgres: {port: 432, start: startPostgres},
 		Broker:   {port: 92, start: startBroker},
 		Registry: {port: 81, start: startRegistry},
-		Payment: {port: 102, database: true, start: program(payment.Run, func(f *Fleet, ready func(string)) (payment.Config, error) {
-			c, err := lifecycle.Defaults[payment.Config]()
-			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Payment), f.kafka(), f.telemetry(c.Telemetry)
-			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Payment), f.MetricsAddr(Payment), ready
-			return c, err
-		})},
-		Shipment: {port: 103, database: true, start: program(shipment.Run, func(f *Fleet, ready func(string)) (shipment.Config, error) {
-			c, err := lifecycle.Defaults[shipment.Config]()
-			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Shipment), f.kafka(), f.telemetry(c.Telemetry)
-			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Shipment), f.MetricsAddr(Shipment), ready
-			return c, err
-		})},
 		Order: {port: 101, database: true, start: program(order.Run, func(f *Fleet, ready func(string)) (order.Config, error) {
 			c, err := lifecycle.Defaults[order.Config]()
 			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Order), f.kafka(), f.telemetry(c.Telemetry)
@@ -72,13 +59,6 @@ func table() map[string]part {
 			c, err := lifecycle.Defaults[timeline.Config]()
 			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Timeline), f.kafka(), f.telemetry(c.Telemetry)
 			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Timeline), f.MetricsAddr(Timeline), ready
-			c.Owners = f.owners()
-			return c, err
-		})},
-		Operations: {port: 202, database: true, start: program(operations.Run, func(f *Fleet, ready func(string)) (operations.Config, error) {
-			c, err := lifecycle.Defaults[operations.Config]()
-			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Operations), f.kafka(), f.telemetry(c.Telemetry)
-			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Operations), f.MetricsAddr(Operations), ready
 			c.Owners = f.owners()
 			return c, err
 		})},
@@ -119,12 +99,45 @@ func program[C any](run func(context.Context, C) error, build func(*Fleet, func(
 		r := &running{stop: func() error { close(stopped); cancel(); return <-done }}
 		select {
 		case <-ready:
+			if err := f.awaitReady(ctx, name); err != nil {
+				return nil, errors.Join(err, r.stop())
+			}
 			return r, nil
 		case err := <-done:
 			cancel()
 			return nil, errors.Join(err, lifecycle.ErrStoppedByItself)
 		case <-ctx.Done():
 			return nil, errors.Join(ctx.Err(), r.stop())
+		}
+	}
+}
+
+// awaitReady asks a part's readiness until it says yes: a read model that is
+// still being built serves, but cannot answer.
+func (f *Fleet) awaitReady(ctx context.Context, name string) error {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	var last error
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.MetricsAddr(name)+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = fmt.Errorf("%s answers %s", request.URL, response.Status)
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready: %w", errors.Join(ctx.Err(), last))
+		case <-ticker.C:
 		}
 	}
 }
