@@ -161,7 +161,9 @@ func (c *Cluster) EnsureDatabases(ctx context.Context, names ...string) (err err
 func (c *Cluster) Stop(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
-	return c.server.stop(bounded, syscall.SIGINT) // fast shutdown
+	err := c.server.stop(bounded, syscall.SIGINT) // fast shutdown
+	_ = os.Remove(c.socketDir)                    // unless a killed server left its socket there
+	return err
 }
 
 var errEndedAtStart = errors.New("postgres ended at start")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,12 +81,12 @@ func startProcessCluster() (*postgres.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := EndWithProcess(filepath.Join(dir, "data", "postmaster.pid"), syscall.SIGQUIT, dir); err != nil {
+		return nil, err
+	}
 	cluster, err := postgres.StartCluster(context.Background(), postgres.ClusterConfig{Dir: dir, BinDir: binDir, MaxConnections: 400})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	if err := EndWithProcess(cluster.PID(), dir); err != nil {
-		return nil, err
 	}
 	return cluster, nil
 }
