@@ -1,0 +1,90 @@
+package operations
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
+
+	"github.com/tidemark-dev/tidemark/platform/avro"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/lifecycle"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+	"github.com/tidemark-dev/tidemark/platform/telemetry"
+	"github.com/tidemark-dev/tidemark/schemas"
+)
+
+// Config is all that operations can be told.
+type Config struct {
+	Postgres  postgres.Config   `embed:"" prefix:"postgres-"`
+	Kafka     kafka.Config      `embed:"" prefix:"kafka-"`
+	RPC       rpc.Config        `embed:"" set:"rpc_addr=127.0.0.1:7202" set:"http_addr=127.0.0.1:8202"`
+	Telemetry telemetry.Config  `embed:""`
+	Owners    projection.Owners `embed:"" prefix:"owner-"`
+	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
+	// Ready is called with the bound gRPC address before the first query is answered.
+	Ready func(addr string) `kong:"-"`
+}
+
+// Run keeps operations and answers queries until the context ends.
+func Run(ctx context.Context, cfg Config) error {
+	log := lifecycle.Logger(ctx).With("service", "operations")
+	cfg.Telemetry.ServiceName = "tidemark-operations"
+	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
+		tel, err := telemetry.Setup(ctx, cfg.Telemetry)
+		if err != nil {
+			return err
+		}
+		g.OnStop("telemetry", tel.Shutdown)
+		registry, err := avro.NewRegistry(cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs))
+		if err != nil {
+			return err
+		}
+		set, confirmed, err := registry.Resolve(ctx, schemas.Catalog())
+		if err != nil {
+			return err
+		}
+		if !confirmed {
+			log.InfoContext(ctx, "schema registry not reached, using the ids of ids.lock")
+		}
+		codec, err := avro.NewCodec(set)
+		if err != nil {
+			return err
+		}
+		journal, hangUp, err := cfg.Owners.Dial(codec, tel)
+		if err != nil {
+			return err
+		}
+		copied, err := projection.Open(ctx, projection.Config{
+			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal, Telemetry: tel, Log: log,
+		}, View())
+		if err != nil {
+			return errors.Join(err, hangUp())
+		}
+		g.OnStop("database", func(context.Context) error { copied.Close(); return hangUp() })
+		pager, err := rpc.NewPager([]byte(cfg.RPC.PageSecret))
+		if err != nil {
+			return err
+		}
+		srv, err := rpc.NewServer(cfg.RPC, tel, log)
+		if err != nil {
+			return err
+		}
+		operationsv1.RegisterOperationsServiceServer(srv.GRPC(), &server{copy: copied, pager: pager, now: time.Now})
+		srv.AddCheck("projection", copied.Ready)
+		addr, err := srv.Listen()
+		if err != nil {
+			return err
+		}
+		g.Go("projection", copied.Run)
+		g.Go("server", srv.Serve)
+		log.Info("operations answers", "addr", addr, "generation", copied.Generation())
+		if cfg.Ready != nil {
+			cfg.Ready(addr)
+		}
+		return nil
+	})
+}
