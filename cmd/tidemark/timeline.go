@@ -13,7 +13,7 @@ type timelineCmd struct {
 	Order    timelineOrderCmd    `cmd:"" help:"All that happened to one order, newest first."`
 	Status   timelineStatusCmd   `cmd:"" help:"Where is my order?"`
 	Overview timelineOverviewCmd `cmd:"" help:"A customer at a glance."`
-	Watch    timelineWatchCmd    `cmd:"" help:"Follow an order until it ends or you stop."`
+	Watch    timelineWatchCmd    `cmd:"" help:"Follow an order until you stop."`
 }
 
 // kindFlag filters entries.
