@@ -117,6 +117,9 @@ func next(code codes.Code, p problem, requestID string) string {
 	}
 	switch p.Reason {
 	case "ILLEGAL_TRANSITION", "RULE_VIOLATED":
+		if kind := p.Metadata["type"]; kind != "" {
+			return "see where it stands: tidemark " + kind + " get ID"
+		}
 		return "see where it stands with the get command"
 	case "REQUEST_ID_REUSED":
 		return "leave --request-id out, or repeat the first command unchanged"
