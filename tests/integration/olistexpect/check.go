@@ -46,6 +46,10 @@ func Check(ctx context.Context, timeline, operations grpc.ClientConnInterface, e
 		return nil, err
 	}
 	differences = append(differences, found...)
+	if found, err = checkKept(ctx, operationsv1.NewOperationsServiceClient(operations), e, channel); err != nil {
+		return nil, err
+	}
+	differences = append(differences, found...)
 	slices.Sort(differences)
 	return differences, nil
 }
@@ -164,6 +168,44 @@ func checkTotals(ctx context.Context, queries operationsv1.OperationsServiceClie
 	} {
 		if !maps.Equal(c.got, c.want) {
 			found = append(found, fmt.Sprintf("totals: %s are %v, want %v", c.what, c.got, c.want))
+		}
+	}
+	return found, nil
+}
+
+// checkKept wants one work item for each payment that was collected for an order
+// which is cancelled: the files know of no money given back.
+func checkKept(ctx context.Context, queries operationsv1.OperationsServiceClient, e *Expectation, channel string) (found []string, err error) {
+	want, got := map[string]int64{}, map[string]int64{}
+	for id, o := range e.Orders {
+		for _, f := range o.Facts {
+			if o.Status == "CANCELLED" && f.Name == "PaymentCaptured" {
+				want[id+" "+f.Aggregate] = f.Cents
+			}
+		}
+	}
+	for token := ""; ; {
+		page, err := queries.ListWorkItems(ctx, &operationsv1.ListWorkItemsRequest{
+			Kinds: []operationsv1.WorkKind{operationsv1.WorkKind_WORK_KIND_CAPTURED_BUT_CANCELLED}, Channel: channel, PageSize: 100, PageToken: token,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("work items: %w", err)
+		}
+		for _, w := range page.GetWorkItems() {
+			got[w.GetOrderId()+" "+w.GetSubjectId()] += w.GetAmount().GetAmount()
+		}
+		if token = page.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	for subject, cents := range want {
+		if got[subject] != cents {
+			found = append(found, fmt.Sprintf("work item for money kept of order %s is over %d, want %d", subject, got[subject], cents))
+		}
+	}
+	for subject, cents := range got {
+		if _, ok := want[subject]; !ok {
+			found = append(found, fmt.Sprintf("work item for money kept of order %s over %d, the files know of none", subject, cents))
 		}
 	}
 	return found, nil
