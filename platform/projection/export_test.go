@@ -13,3 +13,7 @@ func (p *Projection[S]) Point(ctx context.Context) error {
 	p.answerFromOwn()
 	return nil
 }
+
+// Alone makes the projection believe that it owns every partition, so that a
+// waiting read looks again only when a commit wakes it.
+func (p *Projection[S]) Alone() { p.foreign = func() bool { return false } }

@@ -295,3 +295,21 @@ func (s *subject) everything() string {
 }
 
 var errDown = errors.New("down")
+
+// feed hands records over in one batch or one by one.
+func feed(s *subject, together bool, records []any) {
+	s.t.Helper()
+	var all []consumer.Record
+	for _, r := range records {
+		all = append(all, r.(consumer.Record))
+	}
+	if together {
+		if len(all) > 0 {
+			s.handle(all...)
+		}
+		return
+	}
+	for _, r := range all {
+		s.handle(r)
+	}
+}

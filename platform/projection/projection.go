@@ -71,6 +71,7 @@ type Projection[S any] struct {
 	metrics *metrics
 	gaps    chan struct{} // holds one token while there may be gaps to heal
 	reads   atomic.Pointer[reading]
+	foreign func() bool // see shared
 
 	mu         sync.Mutex
 	partitions map[int32]*partition[S]
@@ -90,6 +91,7 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
 		waiters: newWaiters(), gaps: make(chan struct{}, 1), partitions: map[int32]*partition[S]{},
 	}
+	p.foreign = p.shared
 	for _, source := range view.Sources {
 		p.topics[source] = kafka.EventsTopic(source)
 	}

@@ -97,9 +97,9 @@ func (p *Projection[S]) Subscribe(order string) *Subscription {
 	return s
 }
 
-// foreign reports whether another process may be the one that applies: its
+// shared reports whether another process may be the one that applies: its
 // commits signal nobody here.
-func (p *Projection[S]) foreign() bool {
+func (p *Projection[S]) shared() bool {
 	return len(p.Status().Assigned) < int(p.cfg.Kafka.PartitionCount())
 }
 
