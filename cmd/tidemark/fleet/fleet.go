@@ -43,8 +43,8 @@ type Options struct {
 	Durable bool
 	// DatabaseURL gives the database of a part. Nil: those of the part postgres.
 	DatabaseURL func(part string) string
-	// Kafka replaces the parts broker and registry by servers that run elsewhere.
-	Kafka *kafka.Config
+	// BrokerAddr replaces the part broker by Kafka servers that run elsewhere.
+	BrokerAddr string
 	// OTLPEndpoint is where the services export to; empty exports nothing.
 	OTLPEndpoint string
 	// Log returns the logger of a part. Nil discards.
@@ -106,8 +106,8 @@ func (f *Fleet) wanted(name string) bool {
 	switch name {
 	case Postgres:
 		return f.opts.DatabaseURL == nil && slices.Contains(f.opts.Parts, name)
-	case Broker, Registry:
-		return f.opts.Kafka == nil && slices.Contains(f.opts.Parts, name)
+	case Broker:
+		return f.opts.BrokerAddr == "" && slices.Contains(f.opts.Parts, name)
 	}
 	return slices.Contains(f.opts.Parts, name)
 }
@@ -199,14 +199,14 @@ func (f *Fleet) choosePorts() error {
 
 // kafka returns where the broker and the registry are.
 func (f *Fleet) kafka() kafka.Config {
-	if f.opts.Kafka != nil {
-		return *f.opts.Kafka
-	}
 	config, err := lifecycle.Defaults[kafka.Config]()
 	if err != nil {
 		panic(err) // the tags are ours
 	}
 	config.Brokers, config.RegistryURL = f.Addr(Broker), "http://"+f.Addr(Registry)
+	if f.opts.BrokerAddr != "" {
+		config.Brokers = f.opts.BrokerAddr
+	}
 	return config
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
+	"github.com/tidemark-dev/tidemark/projections/operations"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/services/order"
 )
@@ -28,7 +29,7 @@ const (
 
 // AllParts returns the parts in the order in which they start.
 func AllParts() []string {
-	return []string{Postgres, Broker, Registry, Order, Timeline}
+	return []string{Postgres, Broker, Registry, Order, Timeline, Operations}
 }
 
 // metricsOffset lies between a part's gRPC port and its HTTP port.
@@ -59,6 +60,13 @@ func table() map[string]part {
 			c, err := lifecycle.Defaults[timeline.Config]()
 			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Timeline), f.kafka(), f.telemetry(c.Telemetry)
 			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Timeline), f.MetricsAddr(Timeline), ready
+			c.Owners = f.owners()
+			return c, err
+		})},
+		Operations: {port: 202, database: true, start: program(operations.Run, func(f *Fleet, ready func(string)) (operations.Config, error) {
+			c, err := lifecycle.Defaults[operations.Config]()
+			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Operations), f.kafka(), f.telemetry(c.Telemetry)
+			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Operations), f.MetricsAddr(Operations), ready
 			c.Owners = f.owners()
 			return c, err
 		})},

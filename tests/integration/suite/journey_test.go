@@ -24,8 +24,7 @@ func inStatus(s timelinev1.OrderStatus) func(*timelinev1.OrderView) bool {
 
 // A managed order moves by itself to completion; every cent is collected once,
 // parcel by parcel; and both read models tell the same story.
-func TestAnOrderFulfilsItself(t *testing.T) {
-	w := shared
+func anOrderFulfilsItself(t *testing.T, w *world) {
 	placed, err := w.order.PlaceOrder(bounded(t), managed("ada"))
 	if err != nil {
 		t.Fatal(err)
@@ -68,8 +67,7 @@ func TestAnOrderFulfilsItself(t *testing.T) {
 
 // Nothing of a cancelled order stays alive: what is held is released, planned
 // parcels are cancelled, and the operational view has nothing to complain about.
-func TestACancelledOrderIsUndone(t *testing.T) {
-	w := shared
+func aCancelledOrderIsUndone(t *testing.T, w *world) {
 	placed, err := w.order.PlaceOrder(bounded(t), managed("grace"))
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +108,7 @@ func TestACancelledOrderIsUndone(t *testing.T) {
 }
 
 // A hold stops an order and shows as work until it is released.
-func TestAHeldOrderIsWork(t *testing.T) {
-	w := shared
+func aHeldOrderIsWork(t *testing.T, w *world) {
 	request := managed("edsger")
 	request.Fulfilment = commercev1.Fulfilment_FULFILMENT_EXTERNAL
 	placed, err := w.order.PlaceOrder(bounded(t), request)

@@ -1,11 +1,10 @@
 // Package suite runs the whole fleet in one test process, against the embedded
-// broker or, with TIDEMARK_BROKER=kafka, against a real Apache Kafka that it
+// broker or, with TIDEMARK_TEST_BROKER=kafka, against a real Apache Kafka that it
 // starts itself. All tests share one fleet, as all users of one do.
 package suite
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
 	shipmentv1 "github.com/tidemark-dev/tidemark/proto/shipment/v1"
 	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
+	"github.com/tidemark-dev/tidemark/tests/integration/kafka"
 )
 
 // patience bounds every wait; it is long because the machine may be busy, and
@@ -35,39 +35,92 @@ const patience = 60 * time.Second
 
 // world is the running fleet with clients of all its services.
 type world struct {
-	fleet       *fleet.Fleet
-	spans       *sink.Sink
-	order       orderv1.OrderServiceClient
-	payment     paymentv1.PaymentServiceClient
-	shipment    shipmentv1.ShipmentServiceClient
-	timeline    timelinev1.TimelineServiceClient
-	operations  operationsv1.OperationsServiceClient
-	conns       map[string]*grpc.ClientConn
-	stopBroker  func() error
+	fleet      *fleet.Fleet
+	spans      *sink.Sink
+	logs       string
+	order      orderv1.OrderServiceClient
+	payment    paymentv1.PaymentServiceClient
+	shipment   shipmentv1.ShipmentServiceClient
+	timeline   timelinev1.TimelineServiceClient
+	operations operationsv1.OperationsServiceClient
+	conns      map[string]*grpc.ClientConn
+	// stopBroker and startBroker take the broker away and bring it back.
+	stopBroker  func()
 	startBroker func(context.Context) error
 }
 
-var shared *world
-
-func TestMain(m *testing.M) {
-	os.Exit(run(m))
+// TestFleet runs the tests in order on one fleet.
+func TestFleet(t *testing.T) {
+	w := open(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"an order fulfils itself", anOrderFulfilsItself},
+		{"a cancelled order is undone", aCancelledOrderIsUndone},
+		{"a held order is work", aHeldOrderIsWork},
+		{"one trace from the first call to the rows", oneTrace},
+		{"bad input gets a clear error", badInput},
+		{"queries answer while everything else is away", queriesAnswerAlone},
+	} {
+		if !t.Run(test.name, func(t *testing.T) { test.run(t, w) }) {
+			t.Logf("the fleet's logs are in %s", w.logs)
+		}
+	}
 }
 
-func run(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	w, stop, err := open(ctx)
+// open starts the fleet on the chosen broker.
+func open(t *testing.T) *world {
+	t.Helper()
+	dir, err := testkit.TempDir("fleet")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "the fleet does not start:", err)
-		return 1
+		t.Fatal(err)
 	}
-	shared = w
-	code := m.Run()
-	if err := stop(); err != nil {
-		fmt.Fprintln(os.Stderr, "the fleet does not stop:", err)
-		return 1
+	w := &world{spans: testkit.Spans(t), logs: filepath.Join(dir, "log")}
+	log, err := logTo(w.logs)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return code
+	options := fleet.Options{Dir: dir, OTLPEndpoint: w.spans.Endpoint(), Log: log, DatabaseURL: databases(t)}
+	if os.Getenv(kafka.BrokerVariable) == "kafka" {
+		server := kafka.Start(t)
+		w.stopBroker, w.startBroker = server.Kill, server.Restart
+		options.BrokerAddr = server.Addr()
+	} else {
+		w.stopBroker = func() {
+			if err := w.fleet.StopPart(fleet.Broker); err != nil {
+				t.Error(err)
+			}
+		}
+		w.startBroker = func(ctx context.Context) error { return w.fleet.StartPart(ctx, fleet.Broker) }
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if w.fleet, err = fleet.Start(ctx, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.hangUp()
+		if err := w.fleet.Stop(); err != nil {
+			t.Error(err)
+		}
+		if !t.Failed() {
+			_ = os.RemoveAll(dir)
+		}
+	})
+	if err := w.connect(); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// databases gives every part a fresh database of the shared test cluster.
+func databases(t *testing.T) func(string) string {
+	urls := map[string]string{}
+	for _, part := range []string{fleet.Order, fleet.Payment, fleet.Shipment, fleet.Timeline, fleet.Operations} {
+		urls[part] = testkit.PostgresURL(t)
+	}
+	return func(part string) string { return urls[part] }
 }
 
 // connect dials every part of a fleet.
@@ -194,5 +247,3 @@ func (w *world) deliver(t *testing.T, orderID string) {
 		}
 	}
 }
-
-var _ = testkit.TempDir
