@@ -19,6 +19,24 @@ help: ## Print this help.
 		printf '  %-16s %s\n' "$$name" "$$text"
 	done
 
+.PHONY: run
+run: ## Build and run everything embedded: servers, services, read models, light traffic. ARGS="--help" shows the flags.
+	@tools/prerequisites.sh
+	echo "building ./bin/tidemark (minutes the first time, then seconds)"
+	go build -o bin/tidemark ./cmd/tidemark
+	exec ./bin/tidemark dev $(ARGS)
+
+.PHONY: build
+build: ## Build ./bin/tidemark and the five services' programs into ./bin.
+	go build -o bin/tidemark ./cmd/tidemark
+	for main in services/*/cmd projections/*/cmd; do
+		go build -o "bin/tidemark-$$(basename "$$(dirname "$$main")")" "./$$main"
+	done
+
+.PHONY: install
+install: ## Install the tidemark command into go's bin directory.
+	cd cmd/tidemark && go install .
+
 .PHONY: generate
 generate: tools ## Write the generated code: RPC contracts.
 	buf generate

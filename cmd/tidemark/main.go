@@ -12,6 +12,7 @@ import (
 // root is every command of the binary.
 type root struct {
 	globals
+	Dev devCmd `cmd:"" help:"Run the whole fleet embedded in this process."`
 	clientCommands
 }
 

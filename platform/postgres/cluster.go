@@ -32,6 +32,8 @@ type ClusterConfig struct {
 	Durable bool
 	// BinDir holds initdb and postgres; package binaries finds it.
 	BinDir string
+	// LogFile is where the server logs; empty means Dir/postgres.log.
+	LogFile string
 	// MaxConnections is the server's limit, 200 when 0.
 	MaxConnections int
 }
@@ -40,7 +42,7 @@ type ClusterConfig struct {
 // when this process is killed; its data stays and the next StartCluster on the
 // same Dir finds it.
 type Cluster struct {
-	dir       string
+	logFile   string
 	socketDir string
 	port      int
 	server    *child
@@ -68,6 +70,9 @@ func StartCluster(ctx context.Context, config ClusterConfig) (*Cluster, error) {
 		return nil, fmt.Errorf("find the cluster directory: %w", err)
 	}
 	config.Dir = dir
+	if config.LogFile == "" {
+		config.LogFile = filepath.Join(dir, "postgres.log")
+	}
 	account, err := serverAccount()
 	if err != nil {
 		return nil, err
@@ -89,7 +94,7 @@ func StartCluster(ctx context.Context, config ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{dir: config.Dir, socketDir: socketDir, port: config.Port}
+	c := &Cluster{logFile: config.LogFile, socketDir: socketDir, port: config.Port}
 	// The children of a killed server need a moment to notice; until then the
 	// new one refuses to start.
 	for deadline := time.Now().Add(10 * time.Second); ; {
@@ -131,7 +136,7 @@ func (c *Cluster) PID() int { return c.server.pid }
 func (c *Cluster) Done() <-chan struct{} { return c.server.done }
 
 // LogFile returns the path of the server's log.
-func (c *Cluster) LogFile() string { return filepath.Join(c.dir, "postgres.log") }
+func (c *Cluster) LogFile() string { return c.logFile }
 
 // EnsureDatabases creates those of the named databases that do not exist yet.
 func (c *Cluster) EnsureDatabases(ctx context.Context, names ...string) (err error) {

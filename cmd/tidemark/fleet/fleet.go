@@ -47,6 +47,8 @@ type Options struct {
 	BrokerAddr string
 	// OTLPEndpoint is where the services export to; empty exports nothing.
 	OTLPEndpoint string
+	// PostgresLog is the file of the server's own log; empty puts it into Dir.
+	PostgresLog string
 	// Log returns the logger of a part. Nil discards.
 	Log func(part string) *slog.Logger
 	// Progress is told when a part starts to start, and when it runs.
@@ -175,6 +177,18 @@ func (f *Fleet) EmbeddedBroker() *embedded.Broker {
 // metrics names the second port of a part.
 func metrics(part string) string { return part + " metrics" }
 
+// Ports returns the ports of all parts for a port base, by name.
+func Ports(base int) map[string]int {
+	ports := map[string]int{}
+	for name, p := range table() {
+		ports[name] = base + p.port
+		if p.database { // a service or a read model
+			ports[metrics(name)] = base + p.port + metricsOffset
+		}
+	}
+	return ports
+}
+
 // choosePorts gives every part its ports: fixed ones, or free ones that are all
 // held open until the last is known, so that none is given twice.
 func (f *Fleet) choosePorts() error {
@@ -229,8 +243,12 @@ func startPostgres(ctx context.Context, f *Fleet, name string) (*running, error)
 	if err != nil {
 		return nil, err
 	}
+	dir, err := postgres.ReachableDir(filepath.Join(f.opts.Dir, "postgres"))
+	if err != nil {
+		return nil, err
+	}
 	cluster, err := postgres.StartCluster(ctx, postgres.ClusterConfig{
-		Dir: filepath.Join(f.opts.Dir, "postgres"), Port: f.ports[name], Durable: f.opts.Durable, BinDir: bin,
+		Dir: dir, Port: f.ports[name], Durable: f.opts.Durable, BinDir: bin, LogFile: f.opts.PostgresLog,
 	})
 	if err != nil {
 		return nil, err
