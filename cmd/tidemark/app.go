@@ -68,6 +68,7 @@ type clientCommands struct {
 	Ops        opsCmd        `cmd:"" help:"What work needs attention now."`
 	Import     importCmd     `cmd:"" help:"Bring orders of another system in."`
 	Traffic    trafficCmd    `cmd:"" help:"Synthetic customers and carriers, until stopped."`
+	Bench      benchCmd      `cmd:"" help:"Measure a fleet that is started for it."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
 }
 

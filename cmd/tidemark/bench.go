@@ -1,0 +1,70 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"text/tabwriter"
+
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/bench"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+)
+
+// benchCmd measures a fleet that it starts itself.
+type benchCmd struct {
+	Freshness benchFreshnessCmd `cmd:"" help:"How long after it was placed is an order visible in the timeline?"`
+}
+
+type benchFreshnessCmd struct {
+	Rate   float64 `help:"Orders per second, open loop." default:"50"`
+	Orders int     `help:"Orders to measure." default:"3000"`
+	Warmup int     `help:"Orders before that, not measured." default:"300"`
+}
+
+func (c *benchFreshnessCmd) Run(a *app) (err error) {
+	if c.Rate <= 0 || c.Orders < 1 || c.Warmup < 0 {
+		return usage("--rate and --orders must be positive, --warmup not negative")
+	}
+	dir, err := os.MkdirTemp("", "tidemark-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil { // the database runs as another user
+		return err
+	}
+	if dir, err = postgres.ReachableDir(dir); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.err, "starting a fleet of its own …")
+	result, err := bench.RunFreshness(a.ctx, bench.FreshnessOptions{
+		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup,
+		Progress: func(arrived, total int) { fmt.Fprintf(a.err, "\r%d of %d orders", arrived, total) },
+	})
+	fmt.Fprintln(a.err)
+	if err != nil {
+		return err
+	}
+	if !a.json() {
+		fmt.Fprintf(a.out, "%s, %d cores, %s, %s, broker %s, Postgres with fsync\n",
+			result.Machine.CPU, result.Machine.Cores, result.Machine.OS, result.Machine.Go, result.Machine.Broker)
+		fmt.Fprintf(a.out, "%d orders at %.1f/s (wanted %.0f/s), open loop, fulfilment running; %d orders completed meanwhile\n\n",
+			result.Orders, result.Reached, result.Rate, result.Completed)
+		table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(table, "ms\tp50\tp90\tp99\tmax\t")
+		for _, row := range []struct {
+			name string
+			q    bench.Quantiles
+		}{{"place", result.Place}, {"place to visible", result.Visible}} {
+			fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\n", row.name, row.q.P50, row.q.P90, row.q.P99, row.q.Max)
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out)
+	}
+	encoder := json.NewEncoder(a.out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(result)
+}

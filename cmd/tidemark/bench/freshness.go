@@ -1,0 +1,177 @@
+// Package bench holds the benchmarks that the documentation quotes. A benchmark
+// starts what it needs, measures from outside through the public APIs, and
+// prints its figures as a table and as JSON together with the machine.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/fleet"
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/traffic"
+	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
+	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
+)
+
+// FreshnessOptions say how hard to press.
+type FreshnessOptions struct {
+	// Dir is the data directory of the fleet that is started; it must be empty.
+	Dir string
+	// Rate is how many orders arrive per second, at exponentially distributed
+	// intervals that do not wait for anybody (open loop).
+	Rate float64
+	// Orders are measured after Warmup orders that are not.
+	Orders, Warmup int
+	// Progress is told how many orders have arrived; nil: nobody is.
+	Progress func(arrived, total int)
+}
+
+// Freshness is what came out, in milliseconds.
+type Freshness struct {
+	Machine Machine `json:"machine"`
+	Rate    float64 `json:"orders_per_second_wanted"`
+	Reached float64 `json:"orders_per_second_reached"`
+	Orders  int     `json:"orders"`
+	Failed  int     `json:"failed"`
+	// Place is the command alone; Visible reaches from the moment the order was
+	// due to arrive to the answer of the query that carries the command's token.
+	Place   Quantiles `json:"place_ms"`
+	Visible Quantiles `json:"place_to_visible_ms"`
+	// Completed is how many of all orders the fulfilment process had brought to
+	// their end when the last order was visible.
+	Completed int64 `json:"orders_completed"`
+}
+
+// RunFreshness starts a durable embedded fleet with the fulfilment process and
+// a carrier, and measures how long after it was due an order is visible in the
+// timeline to a reader who demands it.
+func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, err error) {
+	f, err := fleet.Start(ctx, fleet.Options{Dir: o.Dir, Durable: true})
+	if err != nil {
+		return result, err
+	}
+	defer func() {
+		if stopErr := f.Stop(); err == nil {
+			err = stopErr
+		}
+	}()
+	to, err := client.Dial(client.Addresses{
+		Order: f.Addr(fleet.Order), Payment: f.Addr(fleet.Payment), Shipment: f.Addr(fleet.Shipment),
+		Timeline: f.Addr(fleet.Timeline), Operations: f.Addr(fleet.Operations),
+	})
+	if err != nil {
+		return result, err
+	}
+	defer func() { _ = to.Close() }()
+
+	var count traffic.Count
+	carrying, stopCarrier := context.WithCancel(ctx)
+	var carrier sync.WaitGroup
+	carrier.Go(func() { _ = traffic.Run(carrying, to, traffic.Options{Pace: time.Second, Count: &count}) })
+	defer carrier.Wait()
+	defer stopCarrier()
+
+	total := o.Warmup + o.Orders
+	place, visible := make([]time.Duration, total), make([]time.Duration, total)
+	failures := make([]error, total)
+	var readers sync.WaitGroup
+	due, first := time.Now(), time.Time{}
+	for i := range total {
+		due = due.Add(time.Duration(rand.ExpFloat64() / o.Rate * float64(time.Second)))
+		select {
+		case <-ctx.Done():
+			readers.Wait()
+			return result, ctx.Err()
+		case <-time.After(time.Until(due)):
+		}
+		if i == o.Warmup {
+			first = due
+		}
+		readers.Go(func() { place[i], visible[i], failures[i] = placeAndSee(ctx, to, i, due) })
+		if o.Progress != nil && i%25 == 0 {
+			o.Progress(i, total)
+		}
+	}
+	last := due
+	readers.Wait()
+	if o.Progress != nil {
+		o.Progress(total, total)
+	}
+	for _, err := range failures {
+		if err != nil {
+			result.Failed++
+		}
+	}
+	if result.Failed > 0 {
+		return result, fmt.Errorf("%d of %d orders failed, the first with: %w", result.Failed, total, firstError(failures))
+	}
+	result.Machine = ThisMachine()
+	result.Rate, result.Orders = o.Rate, o.Orders
+	result.Reached = float64(o.Orders) / last.Sub(first).Seconds()
+	result.Place, result.Visible = quantiles(place[o.Warmup:]), quantiles(visible[o.Warmup:])
+	result.Completed = completed(ctx, to)
+	return result, nil
+}
+
+// placeAndSee places one managed order and reads it back with its token.
+func placeAndSee(ctx context.Context, to *client.Fleet, i int, due time.Time) (placed, seen time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	eur := func(cents int64) *commercev1.Money { return &commercev1.Money{Amount: cents, Currency: "EUR"} }
+	answer, err := to.Orders.PlaceOrder(ctx, &orderv1.PlaceOrderRequest{
+		RequestId: uuid.NewString(), CustomerId: fmt.Sprintf("bench-%d", i%500),
+		Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED, Channel: "bench", ShippingFee: eur(490),
+		Lines: []*orderv1.OrderLine{
+			{LineId: "1", Sku: "teapot", Quantity: 1, UnitPrice: eur(2490), Warehouse: "north"},
+			{LineId: "2", Sku: "cup", Quantity: 4, UnitPrice: eur(390), Warehouse: "north"},
+		},
+		PaymentPlan: []*orderv1.PlannedPayment{{Method: commercev1.PaymentMethod_PAYMENT_METHOD_CARD, Amount: eur(4540)}},
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	placed = time.Since(due)
+	_, err = to.Timeline.GetOrderStatus(ctx, &timelinev1.GetOrderStatusRequest{
+		OrderId: answer.GetOrder().GetOrderId(),
+		Read: &freshnessv1.ReadOptions{
+			Consistency: &freshnessv1.ReadOptions_AtLeast{AtLeast: &freshnessv1.AtLeast{Tokens: []*freshnessv1.Token{answer.GetToken()}}},
+			WaitBudget:  durationpb.New(30 * time.Second),
+		},
+	})
+	return placed, time.Since(due), err
+}
+
+func completed(ctx context.Context, to *client.Fleet) int64 {
+	page, err := to.Orders.ListOrders(ctx, &orderv1.ListOrdersRequest{
+		States: []orderv1.OrderState{orderv1.OrderState_ORDER_STATE_COMPLETED}, PageSize: 500,
+	})
+	var n int64
+	for err == nil {
+		n += int64(len(page.GetOrders()))
+		if page.GetNextPageToken() == "" {
+			break
+		}
+		page, err = to.Orders.ListOrders(ctx, &orderv1.ListOrdersRequest{
+			States: []orderv1.OrderState{orderv1.OrderState_ORDER_STATE_COMPLETED}, PageSize: 500, PageToken: page.GetNextPageToken(),
+		})
+	}
+	return n
+}
+
+func firstError(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
