@@ -1,6 +1,7 @@
 package avro_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"runtime"
@@ -55,7 +56,8 @@ func TestForgedCountsAndLengths(t *testing.T) {
 		{"items that need no bytes", nothing, join(long(1001), long(0))},
 		{"many blocks of items that need no bytes", nothing, join(long(600), long(600), long(0))},
 		{"lists of lists that need no bytes", lines, join(long(1000), long(1<<30))},
-		{"block size is a lie", list, join(long(-1), long(5), long(1), []byte("xyyyyy"), long(0))},
+		{"block size is too small", list, join(long(-1), long(1), long(1), []byte("x"), long(0))},
+		{"block size is too large", list, join(long(-1), long(3), long(1), []byte("x"), long(0))},
 		{"block size is negative", list, join(long(-1), long(-2), long(0), long(0))},
 		{"block size is beyond the end", list, join(long(-1), long(1<<40), long(0), long(0))},
 		{"no end", list, join(long(1), long(0))},
@@ -86,7 +88,7 @@ func TestForgedValues(t *testing.T) {
 	for fields, values := range map[string][][]byte{
 		`{"name":"x","type":"boolean"}`:                                                              {{2}, {}},
 		`{"name":"x","type":"int"}`:                                                                  {long(1 << 31), long(-1<<31 - 1)},
-		`{"name":"x","type":"long"}`:                                                                 {{0x80}},
+		`{"name":"x","type":"long"}`:                                                                 {{0x80}, join(bytes.Repeat([]byte{0xff}, 9), []byte{2}), join(bytes.Repeat([]byte{0x80}, 10), []byte{0})},
 		`{"name":"x","type":{"type":"enum","name":"E","symbols":["A","B"]}}`:                         {long(2), long(-1), long(1 << 40)},
 		`{"name":"x","type":["null","string"]}`:                                                      {long(2), long(-1), {0x80}},
 		`{"name":"x","type":{"type":"fixed","name":"F","size":4}}`:                                   {{1, 2, 3}},

@@ -101,9 +101,6 @@ func (c *Codec) DecodeRecord(headers []event.Header, key, value []byte) (event.F
 // unframe finds the schema that the headers name and checks that the frame
 // agrees.
 func (c *Codec) unframe(key schemas.Key, source string, value []byte) (*writer, []byte, error) {
-	if len(value) > frameSize+MaxRecord {
-		return nil, nil, poison(TooLarge, fmt.Errorf("%d bytes, more than %d", len(value)-frameSize, MaxRecord))
-	}
 	id, bare, err := Unframe(value)
 	if err != nil {
 		return nil, nil, err
