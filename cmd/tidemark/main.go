@@ -12,7 +12,8 @@ import (
 // root is every command of the binary.
 type root struct {
 	globals
-	Dev devCmd `cmd:"" help:"Run the whole fleet embedded in this process."`
+	Dev  devCmd  `cmd:"" help:"Run the whole fleet embedded in this process."`
+	Part partCmd `cmd:"" help:"Run some parts of the fleet in this process; the others run elsewhere."`
 	clientCommands
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/projections/operations"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/services/order"
+	"github.com/tidemark-dev/tidemark/services/shipment"
 )
 
 // The parts of the fleet.
@@ -29,7 +30,7 @@ const (
 
 // AllParts returns the parts in the order in which they start.
 func AllParts() []string {
-	return []string{Postgres, Broker, Registry, Order, Timeline, Operations}
+	return []string{Postgres, Broker, Registry, Shipment, Order, Timeline, Operations}
 }
 
 // metricsOffset lies between a part's gRPC port and its HTTP port.
@@ -49,6 +50,12 @@ func table() map[string]part {
 		Postgres: {port: 432, start: startPostgres},
 		Broker:   {port: 92, start: startBroker},
 		Registry: {port: 81, start: startRegistry},
+		Shipment: {port: 103, database: true, start: program(shipment.Run, func(f *Fleet, ready func(string)) (shipment.Config, error) {
+			c, err := lifecycle.Defaults[shipment.Config]()
+			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Shipment), f.kafka(), f.telemetry(c.Telemetry)
+			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Shipment), f.MetricsAddr(Shipment), ready
+			return c, err
+		})},
 		Order: {port: 101, database: true, start: program(order.Run, func(f *Fleet, ready func(string)) (order.Config, error) {
 			c, err := lifecycle.Defaults[order.Config]()
 			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Order), f.kafka(), f.telemetry(c.Telemetry)
