@@ -37,12 +37,9 @@ type globals struct {
 
 // addresses works out the five addresses.
 func (g *globals) addresses() (client.Addresses, error) {
-	host, base := g.Addr, 7000
-	if h, port, err := net.SplitHostPort(g.Addr); err == nil {
-		host = h
-		if base, err = strconv.Atoi(port); err != nil || base < 1 || base > 65535-202 {
-			return client.Addresses{}, usage("--addr %q: the base port is a number from 1 to %d", g.Addr, 65535-202)
-		}
+	host, base, err := g.base()
+	if err != nil {
+		return client.Addresses{}, err
 	}
 	pick := func(explicit string, offset int) string {
 		if explicit != "" {
@@ -59,6 +56,18 @@ func (g *globals) addresses() (client.Addresses, error) {
 	}, nil
 }
 
+// base works out the host and the base port of the fleet.
+func (g *globals) base() (host string, base int, err error) {
+	host, port, err := net.SplitHostPort(g.Addr)
+	if err != nil { // a host alone
+		return g.Addr, 7000, nil
+	}
+	if base, err = strconv.Atoi(port); err != nil || base < 1 || base > 65535-202 {
+		return "", 0, usage("--addr %q: the base port is a number from 1 to %d", g.Addr, 65535-202)
+	}
+	return host, base, nil
+}
+
 // clientCommands are the commands that talk to a running fleet.
 type clientCommands struct {
 	Order      orderCmd      `cmd:"" help:"Place orders and move them on."`
@@ -66,6 +75,7 @@ type clientCommands struct {
 	Shipment   shipmentCmd   `cmd:"" help:"Shipments of orders."`
 	Timeline   timelineCmd   `cmd:"" help:"What happened to a customer's orders."`
 	Ops        opsCmd        `cmd:"" help:"What work needs attention now."`
+	Trace      traceCmd      `cmd:"" help:"The spans of an order's journey, as a tree."`
 	Import     importCmd     `cmd:"" help:"Bring orders of another system in."`
 	Traffic    trafficCmd    `cmd:"" help:"Synthetic customers and carriers, until stopped."`
 	Bench      benchCmd      `cmd:"" help:"Measure a fleet that is started for it."`
