@@ -79,6 +79,7 @@ type clientCommands struct {
 	Import     importCmd     `cmd:"" help:"Bring orders of another system in."`
 	Traffic    trafficCmd    `cmd:"" help:"Synthetic customers and carriers, until stopped."`
 	Bench      benchCmd      `cmd:"" help:"Measure a fleet that is started for it."`
+	Setup      setupCmd      `cmd:"" help:"For operators: topics and schemas of a deployment."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
 }
 
