@@ -45,14 +45,19 @@ func (c *setupTopicsCmd) Run(a *app) error {
 		return err
 	}
 	defer admin.Close()
-	var topics []kafka.Topic
+	type created struct {
+		Topic      string `json:"topic"`
+		Partitions int32  `json:"partitions"`
+		ID         string `json:"id"`
+	}
+	var topics []created
 	rows := [][]string{{"TOPIC", "PARTITIONS", "ID"}}
 	for _, name := range kafka.Topics() {
 		topic, err := kafka.CheckTopic(ctx, config, admin, name)
 		if err != nil {
 			return err
 		}
-		topics = append(topics, topic)
+		topics = append(topics, created{topic.Name, topic.Partitions, topic.ID})
 		rows = append(rows, []string{topic.Name, strconv.Itoa(int(topic.Partitions)), topic.ID})
 	}
 	if a.json() {

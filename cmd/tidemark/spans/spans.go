@@ -9,12 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/telemetry/sink"
 )
@@ -94,21 +92,6 @@ func find(all []sink.Span, q Query) Answer {
 		answer.Spans, answer.Truncated = journey[:MaxSpans], true
 	}
 	return answer
-}
-
-// Serve serves Handler at addr until ctx ends.
-func Serve(ctx context.Context, addr string, s *sink.Sink) error {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("serve spans: %w", err)
-	}
-	server := &http.Server{Handler: Handler(s), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // answers are small, nothing is lost
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve spans: %w", err)
-	}
-	return nil
 }
 
 // Fetch asks the handler at base, for instance "http://127.0.0.1:7080".

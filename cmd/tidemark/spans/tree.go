@@ -26,6 +26,7 @@ type forest struct {
 	children   map[key][]*sink.Span
 	followers  map[key][]*sink.Span // spans of other traces that link here, each under its earliest cause
 	causes     map[key]int          // how many spans of the journey a span links to
+	printed    map[key]bool
 }
 
 // Tree writes the spans of a journey as a tree, one block per trace in order of
@@ -44,7 +45,7 @@ func Tree(w io.Writer, spans []sink.Span, statements bool) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	f := &forest{
 		out: table, statements: statements, origin: spans[0].Start, byKey: map[key]*sink.Span{},
-		children: map[key][]*sink.Span{}, followers: map[key][]*sink.Span{}, causes: map[key]int{},
+		children: map[key][]*sink.Span{}, followers: map[key][]*sink.Span{}, causes: map[key]int{}, printed: map[key]bool{},
 	}
 	for i := range spans {
 		f.byKey[keyOf(&spans[i])] = &spans[i]
@@ -63,8 +64,14 @@ func Tree(w io.Writer, spans []sink.Span, statements bool) error {
 		roots = append(roots, s)
 	}
 	fmt.Fprintln(table, "START\tTOOK\tSERVICE\tSPAN")
+	for i := range spans { // what is its own ancestor hangs below no root
+		roots = append(roots, &spans[i])
+	}
 	trace := ""
 	for _, root := range roots {
+		if f.printed[keyOf(root)] {
+			continue
+		}
 		if root.Trace != trace {
 			trace = root.Trace
 			fmt.Fprintf(table, "\t\t\ttrace %s, %s\n", trace, root.Start.UTC().Format("2006-01-02 15:04:05.000"))
@@ -96,6 +103,7 @@ func (f *forest) cause(s *sink.Span) *sink.Span {
 // print writes a span and all below it. lead stands before the span's own name,
 // below before its children.
 func (f *forest) print(s *sink.Span, lead, below string) {
+	f.printed[keyOf(s)] = true
 	fmt.Fprintf(f.out, "+%s\t%s\t%s\t%s%s\n", offset(s.Start.Sub(f.origin)), took(s.End.Sub(s.Start)),
 		plain(strings.TrimPrefix(s.Service, "tidemark-")), lead, f.describe(s))
 	type line struct {
@@ -106,7 +114,11 @@ func (f *forest) print(s *sink.Span, lead, below string) {
 	var hidden int
 	var hiddenTime time.Duration
 	for _, child := range f.children[keyOf(s)] {
+		if f.printed[keyOf(child)] {
+			continue
+		}
 		if !f.statements && isStatement(child) && len(f.children[keyOf(child)]) == 0 {
+			f.printed[keyOf(child)] = true
 			hidden++
 			hiddenTime += child.End.Sub(child.Start)
 			continue
@@ -117,6 +129,9 @@ func (f *forest) print(s *sink.Span, lead, below string) {
 		lines = slices.Insert(lines, 0, line{summary: fmt.Sprintf("%s, %s together", plural(hidden, "database call"), took(hiddenTime))})
 	}
 	for _, follower := range f.followers[keyOf(s)] {
+		if f.printed[keyOf(follower)] {
+			continue
+		}
 		lines = append(lines, line{span: follower})
 	}
 	for i, l := range lines {
