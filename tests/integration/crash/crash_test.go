@@ -1,0 +1,175 @@
+// Package crash kills the fleet. Every part runs as a process of its own; while
+// the importer drives real orders through the public APIs, one part after the
+// other, or all of them, die by SIGKILL. What was committed must be in the read
+// models in the end, once, and the money must balance to the cent.
+package crash
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tidemark-dev/tidemark/platform/testkit"
+)
+
+var (
+	kills = flag.Int("kills", 20, "kills that must bite")
+	seed  = flag.Uint64("seed", 0, "seed of the choices; 0 draws one")
+)
+
+func TestKilledAtAnyMoment(t *testing.T) {
+	source := os.Getenv("TIDEMARK_OLIST_DIR")
+	if source == "" {
+		source = "../../../../shared/data/olist"
+	}
+	if _, err := os.Stat(filepath.Join(source, "olist_orders_dataset.csv")); err != nil {
+		t.Skipf("SKIPPED: the Olist sample is not at %s (set TIDEMARK_OLIST_DIR)", source)
+	}
+	if testing.Short() {
+		t.Skip("SKIPPED: -short")
+	}
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("seed %d", *seed)
+	choice := rand.New(rand.NewPCG(*seed, 1))
+
+	dir, err := testkit.TempDir("crash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("logs are in %s", dir)
+			return
+		}
+		_ = os.RemoveAll(dir)
+	})
+	w := open(t, build(t, dir), dir)
+	ctx := t.Context()
+	if err := w.findSchema(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	imported := make(chan error, 1)
+	go func() {
+		_, err := w.run(ctx, "import", "olist", source, "--report-only=false", "--patience", "3m", "-o", "json")
+		imported <- err
+	}()
+	tally := map[string]int{}
+	var bit int
+	for importing := true; importing; {
+		pause := time.NewTimer(time.Duration(200+choice.IntN(1500)) * time.Millisecond)
+		select {
+		case err := <-imported:
+			if err != nil {
+				t.Fatalf("the import does not balance: %v; see %s", err, filepath.Join(dir, "import.log"))
+			}
+			importing = false
+			pause.Stop()
+			continue
+		case <-pause.C:
+		}
+		if bit >= *kills {
+			continue // let it finish
+		}
+		victim := "everything"
+		if n := choice.IntN(len(parts) + 2); n < len(parts) {
+			victim = parts[n]
+		}
+		waiting, ok := w.waiting(ctx)
+		if !ok {
+			continue // not in a state that can be asked
+		}
+		w.strike(victim)
+		if waiting.unsent+waiting.unapplied > 0 {
+			bit++
+			tally[victim]++
+		}
+		t.Logf("kill %d: %s, with %d facts unsent and %d not applied", bit, victim, waiting.unsent, waiting.unapplied)
+		w.awaitAll()
+	}
+	t.Logf("%d kills bit: %v; starts per part: %v", bit, tally, w.starts)
+	if bit < *kills {
+		t.Errorf("only %d kills met unsent or unapplied facts; want %d", bit, *kills)
+	}
+
+	before, err := w.committed(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.run(ctx, "import", "olist", source, "-o", "json")
+	if err != nil {
+		t.Fatalf("the second import does not balance: %v\n%s", err, out)
+	}
+	var report map[string]any
+	if err := json.Unmarshal(out, &report); err != nil {
+		t.Errorf("the report is no JSON: %v", err)
+	}
+	after, err := w.committed(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after != before {
+		t.Errorf("the second import changed something: %d events, then %d", before, after)
+	}
+	applied, err := w.applied(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if applied != after {
+		t.Errorf("%d events committed, %d entries in the timeline", after, applied)
+	}
+}
+
+// backlog is what was on its way at one moment.
+type backlog struct{ unsent, unapplied int64 }
+
+// waiting looks at what is on its way; false if a database cannot be asked.
+func (w *world) waiting(ctx context.Context) (backlog, bool) {
+	committed, err := w.committed(ctx)
+	if err != nil {
+		return backlog{}, false
+	}
+	unsent, err := w.unsent(ctx)
+	if err != nil {
+		return backlog{}, false
+	}
+	applied, err := w.applied(ctx)
+	if err != nil {
+		return backlog{}, false
+	}
+	return backlog{unsent: unsent, unapplied: max(0, committed-applied)}, true
+}
+
+// strike kills one part or everything.
+func (w *world) strike(victim string) {
+	if victim != "everything" {
+		w.kill(victim, syscall.SIGKILL)
+		return
+	}
+	for _, part := range parts {
+		w.kill(part, syscall.SIGKILL)
+	}
+}
+
+// findSchema learns where the timeline's tables are.
+func (w *world) findSchema(ctx context.Context) error {
+	conn, err := w.connect(ctx, "timeline")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	err = conn.QueryRow(ctx, `SELECT schemaname FROM pg_tables WHERE tablename = 'entries'`).Scan(&w.schema)
+	if err != nil {
+		return fmt.Errorf("find the timeline's tables: %w", err)
+	}
+	return nil
+}
