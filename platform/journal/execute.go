@@ -188,7 +188,10 @@ func execute[S any, R proto.Message](
 ) (answer R, replayed bool, err error) {
 	conn, err := j.pool.Acquire(ctx)
 	if err != nil {
-		return answer, false, fmt.Errorf("acquire a connection: %w", err)
+		if ctx.Err() != nil {
+			return answer, false, fmt.Errorf("acquire a connection: %w", err)
+		}
+		return answer, false, fault.Unavailable("the database does not answer; try again").Because(err)
 	}
 	committed := false
 	defer func() {

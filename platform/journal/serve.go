@@ -15,6 +15,8 @@ import (
 const (
 	defaultPage = 500
 	maxPage     = 1000
+	// maxPageBytes keeps a page well below the largest message.
+	maxPageBytes = rpc.MaxMessageBytes * 3 / 4
 )
 
 // Server serves a journal to those who heal or rebuild copies of it.
@@ -34,17 +36,13 @@ const eventColumns = `event_id::text, name, schema_version, aggregate_type, aggr
 func (s *Server) GetEvents(ctx context.Context, r *journalpb.GetEventsRequest) (*journalpb.GetEventsResponse, error) {
 	limit := pageSize(r.GetPageSize())
 	events, err := s.query(ctx, `SELECT `+eventColumns+` FROM journal
-		WHERE aggregate_type = $1 AND aggregate_id = $2 AND version >= $3 AND ($4 = 0 OR version <= $4)
+		WHERE aggregate_type = $1 AND aggregate_id = $2 AND version >= $3 AND ($4::bigint = 0 OR version <= $4)
 		ORDER BY version LIMIT $5`, r.GetAggregateType(), r.GetAggregateId(), r.GetFromVersion(), r.GetToVersion(), limit+1)
 	if err != nil {
 		return nil, err
 	}
-	resp := &journalpb.GetEventsResponse{Events: events}
-	if len(events) > limit {
-		resp.NextVersion = events[limit].GetVersion()
-		resp.Events = events[:limit]
-	}
-	return resp, nil
+	events, next := page(events, limit)
+	return &journalpb.GetEventsResponse{Events: events, NextVersion: next.GetVersion()}, nil
 }
 
 // ListEvents returns the events of one partition, by sequence. An event that is
@@ -52,17 +50,13 @@ func (s *Server) GetEvents(ctx context.Context, r *journalpb.GetEventsRequest) (
 func (s *Server) ListEvents(ctx context.Context, r *journalpb.ListEventsRequest) (*journalpb.ListEventsResponse, error) {
 	limit := pageSize(r.GetPageSize())
 	events, err := s.query(ctx, `SELECT `+eventColumns+` FROM journal
-		WHERE partition = $1 AND sequence >= $2 AND ($3 = 0 OR sequence <= $3)
+		WHERE partition = $1 AND sequence >= $2 AND ($3::bigint = 0 OR sequence <= $3)
 		ORDER BY sequence LIMIT $4`, r.GetPartition(), r.GetFromSequence(), r.GetToSequence(), limit+1)
 	if err != nil {
 		return nil, err
 	}
-	resp := &journalpb.ListEventsResponse{Events: events}
-	if len(events) > limit {
-		resp.NextSequence = events[limit].GetSequence()
-		resp.Events = events[:limit]
-	}
-	return resp, nil
+	events, next := page(events, limit)
+	return &journalpb.ListEventsResponse{Events: events, NextSequence: next.GetSequence()}, nil
 }
 
 type headPosition struct{ Type, ID string }
@@ -110,16 +104,34 @@ func (s *Server) query(ctx context.Context, sql string, args ...any) ([]*journal
 	if err != nil {
 		return nil, Explain(fmt.Errorf("read the journal: %w", err))
 	}
-	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.JournalEvent, error) {
+	defer rows.Close()
+	var events []*journalpb.JournalEvent
+	for size := 0; size < maxPageBytes && rows.Next(); {
 		e := &journalpb.JournalEvent{Source: s.journal.cfg.Source}
 		var occurred, recorded time.Time
-		err := row.Scan(&e.Id, &e.Type, &e.SchemaVersion, &e.AggregateType, &e.AggregateId, &e.Version, &e.Epoch, &e.Key, &e.Partition,
+		err := rows.Scan(&e.Id, &e.Type, &e.SchemaVersion, &e.AggregateType, &e.AggregateId, &e.Version, &e.Epoch, &e.Key, &e.Partition,
 			&e.Sequence, &occurred, &recorded, &e.CausationId, &e.CorrelationId, &e.Traceparent, &e.Tracestate, &e.Payload)
+		if err != nil {
+			return nil, Explain(fmt.Errorf("read the journal: %w", err))
+		}
 		e.OccurredAt, e.RecordedAt = timestamppb.New(occurred), timestamppb.New(recorded)
-		return e, err
-	})
-	if err != nil {
+		events = append(events, e)
+		size += len(e.Payload) + 512
+	}
+	if err := rows.Err(); err != nil {
 		return nil, Explain(fmt.Errorf("read the journal: %w", err))
+	}
+	return events, nil
+}
+
+// page cuts what query returned to the asked size. Query stops early when a
+// message would grow too large, and then its last event is the next page's first.
+func page(events []*journalpb.JournalEvent, limit int) (these []*journalpb.JournalEvent, next *journalpb.JournalEvent) {
+	size := 0
+	for i, e := range events {
+		if size += len(e.GetPayload()) + 512; i == limit || i > 0 && size >= maxPageBytes {
+			return events[:i], e
+		}
 	}
 	return events, nil
 }
