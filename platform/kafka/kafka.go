@@ -66,6 +66,7 @@ func (c Config) base(clientID string) (ck.ConfigMap, error) {
 		"socket.keepalive.enable":  true,
 		"socket.nagle.disable":     true,
 		"log.connection.close":     false,
+		"log_level":                0, // errors come as events; stderr is not ours to write to
 	}
 	for _, kv := range c.Extra {
 		name, value, ok := strings.Cut(kv, "=")

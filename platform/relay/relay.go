@@ -88,8 +88,15 @@ type Relay struct {
 }
 
 type hooks struct {
-	produced func(context.Context) // acknowledged, not marked
-	read     func(context.Context) // the unsent set was read
+	read     func(*owner) error // the unsent set was read
+	produced func(*owner) error // all is acknowledged, nothing is marked
+}
+
+func (o *owner) pass(hook func(*owner) error) error {
+	if hook == nil {
+		return nil
+	}
+	return hook(o)
 }
 
 // errFenced says that another relay has the lease.
@@ -273,14 +280,18 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	o.hooks.after(ctx, o.hooks.read)
+	if err := o.pass(o.hooks.read); err != nil {
+		return false, err
+	}
 	good, bad := o.sort(set.rows)
 	if err := o.send(ctx, good); err != nil {
 		return false, err
 	}
 	good, refused := split(good)
 	bad = append(bad, refused...)
-	o.hooks.after(ctx, o.hooks.produced)
+	if err := o.pass(o.hooks.produced); err != nil {
+		return false, err
+	}
 	// What was acknowledged is marked even while the process is stopping.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -292,12 +303,6 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	return set.full, nil
-}
-
-func (h hooks) after(ctx context.Context, hook func(context.Context)) {
-	if hook != nil {
-		hook(ctx)
-	}
 }
 
 // advance moves as_of to the time of the read for every partition of which
