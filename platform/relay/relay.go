@@ -246,7 +246,7 @@ func (o *owner) loop(ctx context.Context) error {
 	defer poll.Stop()
 	for {
 		more, err := o.cycle(ctx)
-		if err != nil {
+		if err != nil || ctx.Err() != nil {
 			return err
 		}
 		if more {
@@ -293,13 +293,16 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	// What was acknowledged is marked even while the process is stopping.
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := o.mark(bounded, good, bad); err != nil {
 		return false, err
 	}
+	if ctx.Err() != nil {
+		return false, nil
+	}
 	o.advance(set)
-	if err := o.control(bounded); err != nil {
+	if err := o.control(ctx); err != nil {
 		return false, err
 	}
 	return set.full, nil

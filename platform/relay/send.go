@@ -20,7 +20,7 @@ const maxPayloadBytes = kafka.MaxMessageBytes - 32<<10
 
 // stopGrace is how long a stop waits for acknowledgements. What is not
 // acknowledged by then stays unsent and is sent again, which is harmless.
-const stopGrace = 3 * time.Second
+const stopGrace = 2 * time.Second
 
 // sending is one message in flight; it is the message's opaque value.
 type sending struct {
