@@ -166,8 +166,8 @@ func TestCrashBetweenProduceAndMark(t *testing.T) {
 }
 
 // A relay is stopped (SIGSTOP) after producing, loses its lease, and wakes up
-// when another one has sent everything. It marks nothing, counts nothing and
-// announces nothing.
+// while another one sends. It marks nothing, counts nothing and announces
+// nothing.
 func TestAPausedRelayIsFenced(t *testing.T) {
 	f := setup(t)
 	f.state("o-1", 5)
@@ -191,17 +191,28 @@ func TestAPausedRelayIsFenced(t *testing.T) {
 	stopFirst := f.start(first)
 	<-paused
 	f.exec(`UPDATE lease SET expires_at = '-infinity'`)
-	f.start(f.relay())
-	f.drained()
-	f.state("o-1", 2)
-	f.drained()
-	before := query[int64](f, `SELECT sum(count) FROM control_totals`)
+	// The second sends the same rows, and is about to mark them, when the first
+	// wakes up and tries to.
+	produced, proceed := make(chan struct{}), make(chan struct{})
+	var second sync.Once
+	f.start(f.relay(func(r *Relay) {
+		r.hooks.produced = func(*owner) error {
+			second.Do(func() { close(produced); <-proceed })
+			return nil
+		}
+	}))
+	<-produced
 	close(resume)
 	f.eventually("the first relay notices", func() bool { mu.Lock(); defer mu.Unlock(); return len(fenced) > 0 })
 	stopFirst()
-	if after := query[int64](f, `SELECT sum(count) FROM control_totals`); after != before || after != 7 {
-		t.Errorf("totals went from %d to %d, want 7", before, after)
+	if n := f.unsent(); n != 5 {
+		t.Errorf("the fenced relay left %d of 5 rows", n)
 	}
+	close(proceed)
+	f.drained()
+	f.state("o-1", 2)
+	f.drained()
+	f.currentAfter(query[time.Time](f, `SELECT clock_timestamp()`))
 	f.checkTotals()
 	term, highest := int64(1), map[int32]int64{}
 	for _, r := range f.read(kafka.TopicOrder) {
