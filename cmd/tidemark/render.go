@@ -43,6 +43,13 @@ func (a *app) printJSON(m proto.Message, oneLine bool) error {
 
 // table writes rows in aligned columns; the first row is the head.
 func table(w io.Writer, rows ...[]string) error {
+	if len(rows) == 1 {
+		rows = append(rows, []string{"(none)"})
+	}
+	return align(w, rows)
+}
+
+func align(w io.Writer, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		fmt.Fprintln(t, strings.TrimRight(strings.Join(row, "\t"), "\t"))
@@ -58,7 +65,7 @@ func pairs(w io.Writer, namesAndValues ...string) error {
 			rows = append(rows, []string{namesAndValues[i], namesAndValues[i+1]})
 		}
 	}
-	return table(w, rows...)
+	return align(w, rows)
 }
 
 // word turns an enum name into a word: ORDER_STATE_PLACED → placed.
