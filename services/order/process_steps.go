@@ -16,7 +16,6 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
-	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/process"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
@@ -159,13 +158,25 @@ type ProcessConfig struct {
 	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
 }
 
+// dispatchKnown reports whether the process knows of a shipment of the order
+// that left the house.
+func dispatchKnown(ctx context.Context, pool *pgxpool.Pool, orderID string) (bool, error) {
+	var known bool
+	err := pool.QueryRow(ctx, `
+		SELECT EXISTS (
+			SELECT FROM process_instance, jsonb_each(state->'shipments') AS s
+			WHERE process = $1 AND id = $2 AND s.value->>'State' = ANY ($3))`,
+		fulfilmentName, orderID, []string{gone, delivered}).Scan(&known)
+	if err != nil {
+		return false, fmt.Errorf("look for dispatched shipments: %w", err)
+	}
+	return known, nil
+}
+
 // startFulfilment adds the process to the service: a consumer of all three
 // contexts' topics that folds facts, and a dispatcher that sends commands. self
 // is the service's own gRPC address.
 func startFulfilment(ctx context.Context, g *lifecycle.Group, cfg Config, self string, pool *pgxpool.Pool, codec *avro.Codec, tel *telemetry.Telemetry, log *slog.Logger) error {
-	if err := postgres.Migrate(ctx, pool, process.Migrations(), process.MigrationTable); err != nil {
-		return err
-	}
 	var conns []*grpc.ClientConn
 	for _, addr := range []string{self, cfg.Fulfilment.PaymentAddr, cfg.Fulfilment.ShipmentAddr} {
 		conn, err := rpc.Dial(addr, tel)

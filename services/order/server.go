@@ -21,8 +21,7 @@ type server struct {
 	orderpb.UnimplementedOrderServiceServer
 	journal *journal.Journal
 	pager   *rpc.Pager
-	// dispatchKnown says whether a shipment of the order is known to be on its
-	// way; it may be nil.
+	// dispatchKnown says whether a shipment of the order is known to be on its way.
 	dispatchKnown func(context.Context, string) (bool, error)
 }
 
@@ -70,10 +69,8 @@ func (s *server) AmendOrder(ctx context.Context, r *orderpb.AmendOrderRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if s.dispatchKnown != nil {
-		if amend.DispatchKnown, err = s.dispatchKnown(ctx, r.GetOrderId()); err != nil {
-			return nil, journal.Explain(err)
-		}
+	if amend.DispatchKnown, err = s.dispatchKnown(ctx, r.GetOrderId()); err != nil {
+		return nil, journal.Explain(err)
 	}
 	return command(ctx, s, "AmendOrder", r.GetOrderId(), r,
 		func(o *Order, m Meta) ([]Event, error) { amend.Meta = m; return o.Amend(amend) },

@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/process"
 	"github.com/tidemark-dev/tidemark/platform/relay"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
@@ -59,6 +60,10 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 
+		if err := postgres.Migrate(ctx, pool, process.Migrations(), process.MigrationTable); err != nil {
+			return err
+		}
+
 		registry, err := avro.NewRegistry(cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs))
 		if err != nil {
 			return err
@@ -96,7 +101,10 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		orderpb.RegisterOrderServiceServer(srv.GRPC(), &server{journal: book, pager: pager})
+		orderpb.RegisterOrderServiceServer(srv.GRPC(), &server{
+			journal: book, pager: pager,
+			dispatchKnown: func(ctx context.Context, id string) (bool, error) { return dispatchKnown(ctx, pool, id) },
+		})
 		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))
 		srv.AddCheck("postgres", pool.Ping)
 		addr, err := srv.Listen()
