@@ -132,7 +132,7 @@ func TestIdleMarkIsReadAgainAfterACrash(t *testing.T) {
 func TestAsOfIsNotAheadOfItsFacts(t *testing.T) {
 	s := fresh(t)
 	l := newTopics()
-	records := append(l.facts(fact("o", "order/o", 1, &note{Text: "bad json"})), l.totals(inBand(1, 1, epoch1, 5)))
+	records := append(l.facts(fact("p", "order/p", 1, nil), fact("o", "order/o", 1, &note{Text: "bad json"})), l.totals(inBand(1, 1, epoch1, 5)))
 	s.exec(`CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF (SELECT count(*) FROM ` + s.schema() + `.parked) = 0 AND (SELECT count(*) FROM ` + s.schema() + `.source_mark) > 0 THEN RAISE EXCEPTION 'as_of is ahead'; END IF;
 			RETURN NULL; END $$;
@@ -259,10 +259,14 @@ func TestAWaitingReadIsWokenByTheCommit(t *testing.T) {
 		done <- result{got, err}
 	}()
 	<-looked // it subscribed, and looks for the first time
+	began := time.Now()
 	s.handle(l.facts(f)...)
 	r := <-done
 	if r.err != nil || !r.f.GetDemandMet() {
 		t.Fatalf("Read = %v, %v", r.f, r.err)
+	}
+	if waited := time.Since(began); waited > ample/2 {
+		t.Errorf("it waited %v: its budget woke it, not the commit", waited)
 	}
 }
 

@@ -178,6 +178,19 @@ func TestFullRedelivery(t *testing.T) {
 	}
 }
 
+func TestRedeliveryNeverMovesThePositionBack(t *testing.T) {
+	s := fresh(t)
+	l := newTopics()
+	early := append(l.facts(fact("o", "order/o", 1, &note{Add: 1})), l.totals(control.ControlRecord{Source: "order", Epoch: epoch1, Number: 1, Term: 1, AsOf: dawn, DataEndOffset: -1}))
+	s.handle(early...)
+	s.handle(l.facts(fact("o", "order/o", 2, &note{Add: 2}))...)
+	before := s.everything()
+	s.handle(early...)
+	if diff := cmp.Diff(before, s.everything()); diff != "" {
+		t.Errorf("records before the position changed something (-before +after):\n%s", diff)
+	}
+}
+
 func TestPoisonParksItsAggregateOnly(t *testing.T) {
 	good := []event.Fact{
 		fact("o", "order/o", 1, &note{Add: 1}), fact("o", "payment/a", 1, &note{Add: 2}), fact("p", "order/p", 1, &note{Add: 4}),
