@@ -4,7 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
@@ -17,6 +21,7 @@ import (
 type setupCmd struct {
 	Topics  setupTopicsCmd  `cmd:"" help:"Create the topics that do not exist, and check those that do."`
 	Schemas setupSchemasCmd `cmd:"" help:"Register every event schema, in the order of ids.lock."`
+	Ready   setupReadyCmd   `cmd:"" help:"Ask a server whether it is ready: exit code 0 if so. For health checks."`
 }
 
 // setupTimeout bounds one setup; brokers and registries take a while to start.
@@ -79,6 +84,9 @@ func (c *setupSchemasCmd) Run(a *app) error {
 	if err != nil {
 		return usage("%v", err)
 	}
+	if err := awaitAnswer(ctx, strings.TrimRight(c.RegistryURL, "/")+"/subjects"); err != nil {
+		return fmt.Errorf("the schema registry does not answer: %w", err)
+	}
 	set, err := registry.Register(ctx, schemas.Catalog())
 	if err != nil {
 		return err
@@ -108,4 +116,69 @@ func (c *setupSchemasCmd) Run(a *app) error {
 	}
 	_, err = fmt.Fprintf(a.out, "%d schemas registered, FULL_TRANSITIVE\n", len(all))
 	return err
+}
+
+type setupReadyCmd struct {
+	HTTPAddr string        `name:"http-addr" help:"The server's address of /readyz; without a host, or with 0.0.0.0, this machine." default:"127.0.0.1:8101" env:"TIDEMARK_HTTP_ADDR"`
+	For      string        `help:"A /readyz URL; instead of --http-addr." placeholder:"URL"`
+	Wait     time.Duration `help:"How long to wait for it; 0 asks once."`
+}
+
+// Run asks once, or until it is so.
+func (c *setupReadyCmd) Run(a *app) error {
+	url := c.For
+	if url == "" {
+		host, port, err := net.SplitHostPort(c.HTTPAddr)
+		if err != nil {
+			return usage("--http-addr %q is not HOST:PORT", c.HTTPAddr)
+		}
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		url = "http://" + net.JoinHostPort(host, port) + "/readyz"
+	}
+	if c.Wait > 0 {
+		ctx, cancel := context.WithTimeout(a.ctx, c.Wait)
+		defer cancel()
+		return awaitAnswer(ctx, url)
+	}
+	ctx, cancel := a.call()
+	defer cancel()
+	return answers(ctx, url)
+}
+
+// askAgain lies between two questions of awaitAnswer.
+const askAgain = 250 * time.Millisecond
+
+// awaitAnswer asks until the answer is 200, or ctx ends.
+func awaitAnswer(ctx context.Context, url string) error {
+	for {
+		err := answers(ctx, url)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askAgain):
+		}
+	}
+}
+
+// answers returns nil if the answer is 200, else what came instead.
+func answers(ctx context.Context, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode == http.StatusOK {
+		return nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 500)) // the status says enough
+	return fmt.Errorf("%s answers %s: %s", url, response.Status, strings.TrimSpace(string(text)))
 }
