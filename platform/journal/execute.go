@@ -63,6 +63,10 @@ type Request struct {
 	Fingerprint []byte
 	// AggregateID names the aggregate to change.
 	AggregateID string
+	// AnswerTo is an earlier request whose remembered answer this one's answer
+	// replaces: the outcome of something that the earlier one only started. If
+	// the answer is nil, the earlier request is forgotten and may be made again.
+	AnswerTo string
 }
 
 // Fact is what a decision states: the content and the business time.
@@ -169,6 +173,7 @@ const (
 	insertRequest = `INSERT INTO idempotency (request_id, method, fingerprint) VALUES ($1, $2, $3) ON CONFLICT (request_id) DO NOTHING`
 	selectAnswer  = `SELECT method, fingerprint, response FROM idempotency WHERE request_id = $1`
 	updateAnswer  = `UPDATE idempotency SET response = $2 WHERE request_id = $1`
+	forgetRequest = `DELETE FROM idempotency WHERE request_id = $1`
 	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1)`
 	insertFacts   = `
 		WITH appended AS (
@@ -230,12 +235,8 @@ func execute[S any, R proto.Message](
 	if len(facts) > 0 {
 		batch.Queue(insertFacts, rows...)
 	}
-	if req.ID != "" {
-		stored, err := proto.Marshal(answer)
-		if err != nil {
-			return answer, false, fmt.Errorf("encode the answer to %s: %w", req.Method, err)
-		}
-		batch.Queue(updateAnswer, req.ID, stored)
+	if err := remember(&batch, req, answer); err != nil {
+		return answer, false, err
 	}
 	batch.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
@@ -246,6 +247,27 @@ func execute[S any, R proto.Message](
 		j.signal()
 	}
 	return answer, false, nil
+}
+
+// remember queues what stores the answer.
+func remember(batch *pgx.Batch, req Request, answer proto.Message) error {
+	if req.ID == "" && req.AnswerTo == "" {
+		return nil
+	}
+	if answer == nil || !answer.ProtoReflect().IsValid() {
+		batch.Queue(forgetRequest, req.AnswerTo)
+		return nil
+	}
+	stored, err := proto.Marshal(answer)
+	if err != nil {
+		return fmt.Errorf("encode the answer to %s: %w", req.Method, err)
+	}
+	for _, id := range []string{req.ID, req.AnswerTo} {
+		if id != "" {
+			batch.Queue(updateAnswer, id, stored)
+		}
+	}
+	return nil
 }
 
 type opening struct {

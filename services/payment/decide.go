@@ -44,8 +44,8 @@ func (p *Payment) Authorize(c Authorize, attempt Attempt) ([]Event, error) {
 	return events, nil
 }
 
-// Capture decides about collecting. With ask the provider is asked first and
-// Answered brings the outcome; without, the amount was collected elsewhere.
+// Capture decides about collecting. For a MANAGED payment the provider is asked
+// first and Answered brings the outcome; an EXTERNAL one was collected elsewhere.
 func (p *Payment) Capture(c Capture, attempt Attempt) ([]Event, error) {
 	if err := p.in("CapturePayment", Authorized, PartiallyCaptured); err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (p *Payment) Answered(key string, a Answer, at Meta) []Event {
 		// It was voided while the provider was thinking: release it there too.
 		late := *t
 		late.Kind, late.Key, late.Reason = KindLateVoid, t.Key+"/late-void", "voided before the approval arrived"
-		late.RequestID, late.Fingerprint = "", nil
+		late.RequestID = ""
 		return append(events, AttemptStarted{late})
 	case t.Kind == KindAuthorize && p.Phase != Requested, t.Kind == KindLateVoid:
 		return events

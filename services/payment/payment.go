@@ -88,13 +88,12 @@ const (
 // provider's idempotency key: asking again with it has no second effect.
 type Attempt struct {
 	Meta
-	Kind        Kind
-	Key         string
-	Amount      int64
-	ShipmentID  string
-	Reason      string
-	RequestID   string // of the command that waits for the answer; may be empty
-	Fingerprint []byte
+	Kind       Kind
+	Key        string
+	Amount     int64
+	ShipmentID string
+	Reason     string
+	RequestID  string // of the command that waits for the answer; may be empty
 }
 
 // Meta is what every command and event carries: who acted, and when in the
