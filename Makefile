@@ -37,9 +37,29 @@ build: ## Build ./bin/tidemark and the five services' programs into ./bin.
 install: ## Install the tidemark command into go's bin directory.
 	cd cmd/tidemark && go install .
 
+.PHONY: test
+test: ## All tests: unit, property, and integration on the embedded broker and on a real Kafka. REAL_KAFKA=required|auto|off.
+	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
+	go run tools/testtable/*.go $(ARGS)
+
+.PHONY: check
+check: lint generated modules ## Everything CI checks: lint, generated code, modules alone, all tests with the race detector.
+	@echo "check: tests with the race detector"
+	go run tools/testtable/*.go -race $(ARGS)
+
 .PHONY: generate
-generate: tools ## Write the generated code: RPC contracts.
+generate: tools ## Write the generated code: RPC contracts and typed events.
 	buf generate
+	cd schemas && go generate ./...
+
+.PHONY: generated
+generated: tools
+	@echo "check: generated code is up to date"
+	tools/generated.sh
+
+.PHONY: modules
+modules:
+	@tools/modules.sh $(MODULES)
 
 .PHONY: baseline
 baseline: tools ## Accept today's RPC contracts as what `buf breaking` compares with.
@@ -60,15 +80,21 @@ tidy: ## Tidy every module and bring their versions together.
 lint: tools ## gofmt, go vet, staticcheck, buf lint, buf breaking.
 	@echo "lint: gofmt"
 	unformatted=$$(gofmt -l $(MODULES) tools)
-	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt): $$unformatted"; exit 1; fi
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
 	echo "lint: go vet"
 	go vet work
+	for program in tools/*/; do go vet $$program*.go; done
 	echo "lint: staticcheck"
 	for module in $(MODULES); do (cd $$module && staticcheck ./...); done
+	for program in tools/*/; do staticcheck $$program*.go; done
 	echo "lint: buf lint"
 	buf lint
-	echo "lint: buf breaking (against proto/baseline.binpb)"
+	echo "lint: buf breaking, against proto/baseline.binpb"
 	buf breaking proto --against proto/baseline.binpb
+
+.PHONY: size
+size: ## Print the budgets of the house style: packages, interfaces, file sizes, tests, documented names.
+	@go run tools/size/*.go $(MODULES)
 
 .PHONY: tools
 tools:

@@ -106,4 +106,3 @@ func (l brokerLog) Logf(level kfake.LogLevel, format string, args ...any) {
 	default: // the rest is about every request
 	}
 }
-

@@ -38,7 +38,6 @@ func Open(ctx context.Context, config Config, tel *telemetry.Telemetry) (*pgxpoo
 	parsed.ConnConfig.Tracer = otelpgx.NewTracer(
 		otelpgx.WithTracerProvider(tel.TracerProvider),
 		otelpgx.WithMeterProvider(tel.MeterProvider),
-		otelpgx.WithTrimSQLInSpanName(),
 		otelpgx.WithDisableAcquireTracer(),
 		otelpgx.WithDisableConnectionDetailsInAttributes(),
 	)

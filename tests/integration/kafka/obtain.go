@@ -50,7 +50,7 @@ func obtain(ctx context.Context) (artifacts, error) {
 	}
 	mvn, err := exec.LookPath("mvn")
 	if err != nil {
-		return artifacts{}, errors.New("Maven is not installed (Debian, Ubuntu: apt-get install maven)")
+		return artifacts{}, errors.New("no Maven here (Debian, Ubuntu: apt-get install maven)")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return artifacts{}, fmt.Errorf("make a place for kafka: %w", err)
@@ -69,7 +69,7 @@ func obtain(ctx context.Context) (artifacts, error) {
 		"dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(making, "libs"))
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return artifacts{}, fmt.Errorf("Maven cannot get Apache Kafka: %w: %s", err, lastLines(string(out), 3))
+		return artifacts{}, fmt.Errorf("get Apache Kafka with Maven: %w: %s", err, lastLines(string(out), 3))
 	}
 	if err := os.Rename(filepath.Join(making, "libs"), libs); err != nil {
 		if _, statErr := os.Stat(libs); statErr != nil { // else another process was first
@@ -106,9 +106,9 @@ func findJava(ctx context.Context) (string, error) {
 		newest = max(newest, major)
 	}
 	if newest > 0 {
-		return "", fmt.Errorf("Java %d is too old, Apache Kafka needs %d (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)", newest, oldestJava)
+		return "", fmt.Errorf("found only Java %d, Apache Kafka needs %d (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)", newest, oldestJava)
 	}
-	return "", fmt.Errorf("Java %d or newer is not installed (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)", oldestJava)
+	return "", fmt.Errorf("no Java %d or newer here (Debian, Ubuntu: apt-get install openjdk-17-jre-headless)", oldestJava)
 }
 
 // repositoryRoot finds the directory of go.work above the working directory.
