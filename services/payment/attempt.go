@@ -16,15 +16,12 @@ import (
 	paymentpb "github.com/tidemark-dev/tidemark/proto/payment/v1"
 )
 
-const (
-	// retryAfter is when an attempt without an answer is made again. It is longer
-	// than a call may take, so that no attempt is made twice at once for nothing.
-	retryAfter = 6 * time.Second
-	// callTimeout bounds one call to the provider.
-	callTimeout = 4 * time.Second
-	// recoverEvery is how often unanswered attempts are looked for.
-	recoverEvery = time.Second
-)
+// ProviderConfig says how patient the service is with the provider.
+type ProviderConfig struct {
+	Timeout      time.Duration `help:"Longest one call to the payment provider may take." default:"4s"`
+	RetryAfter   time.Duration `help:"When a call without an answer is made again; longer than the timeout." default:"6s"`
+	RecoverEvery time.Duration `help:"How often calls without an answer are looked for." default:"1s"`
+}
 
 // Reasons of this service.
 const (
@@ -40,7 +37,7 @@ var errSettled = errors.New("attempt is settled")
 // the same request id, or by recover.
 func (s *server) ask(ctx context.Context, p *Payment, t Attempt) (proto.Message, error) {
 	// The answer is worth having even when the caller has gone.
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.patience.Timeout)
 	defer cancel()
 	answers, err := s.provider.Do(bounded, Call{
 		Key: t.Key, Kind: t.Kind, PaymentID: p.ID, Amount: Money{Amount: t.Amount, Currency: p.Amount.Currency},
@@ -75,7 +72,7 @@ func (s *server) settle(ctx context.Context, id string, t Attempt, answer Answer
 	}
 	var late *Attempt
 	var paid Payment
-	message, _, err := journal.Execute(ctx, s.journal, &table,
+	message, _, err := journal.Execute(ctx, s.journal, s.table,
 		journal.Request{Method: "Answered", AggregateID: id, AnswerTo: t.RequestID},
 		func(p *Payment, now time.Time) ([]journal.Fact, error) {
 			events := p.Answered(t.Key, answer, Meta{Actor: "provider", OccurredAt: now})
@@ -124,7 +121,7 @@ func outcome(kind Kind, p *Payment, h journal.Head) proto.Message {
 // recover makes unanswered attempts again, for ever: those of a process that
 // died between its commit and the answer, and those that timed out.
 func (s *server) recover(ctx context.Context) error {
-	ticker := time.NewTicker(recoverEvery)
+	ticker := time.NewTicker(s.patience.RecoverEvery)
 	defer ticker.Stop()
 	for {
 		if err := s.recoverOnce(ctx); err != nil && ctx.Err() == nil {
@@ -139,7 +136,7 @@ func (s *server) recover(ctx context.Context) error {
 }
 
 func (s *server) recoverOnce(ctx context.Context) error {
-	payments, err := claimOverdue(ctx, s.journal.Pool(), 32)
+	payments, err := claimOverdue(ctx, s.journal.Pool(), s.patience.RetryAfter, 32)
 	if err != nil {
 		return err
 	}

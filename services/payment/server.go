@@ -24,8 +24,10 @@ const defaultPage = 50
 type server struct {
 	paymentpb.UnimplementedPaymentServiceServer
 	journal  *journal.Journal
+	table    *journal.Table[Payment]
 	pager    *rpc.Pager
 	provider Provider
+	patience ProviderConfig
 	log      *slog.Logger
 }
 
@@ -39,7 +41,7 @@ func command[R proto.Message](ctx context.Context, s *server, method, id string,
 	var none R
 	req := journal.Request{ID: r.GetRequestId(), Method: method, Message: r, AggregateID: id}
 	var asking *Payment
-	resp, replayed, err := journal.Execute(ctx, s.journal, &table, req,
+	resp, replayed, err := journal.Execute(ctx, s.journal, s.table, req,
 		func(p *Payment, now time.Time) ([]journal.Fact, error) {
 			asking = nil
 			events, err := decide(p, metaIn(r, now), Attempt{Key: r.GetRequestId(), RequestID: r.GetRequestId()})

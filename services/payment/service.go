@@ -27,6 +27,7 @@ type Config struct {
 	Kafka     kafka.Config     `embed:"" prefix:"kafka-"`
 	RPC       rpc.Config       `embed:"" set:"rpc_addr=127.0.0.1:7102" set:"http_addr=127.0.0.1:8102"`
 	Telemetry telemetry.Config `embed:""`
+	Provider  ProviderConfig   `embed:"" prefix:"provider-"`
 	Simulator SimulatorConfig  `embed:"" prefix:"simulator-"`
 	Relay     relay.Tuning     `kong:"-"`
 	// Ready is called with the bound gRPC address once the service serves.
@@ -95,7 +96,10 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		payments := &server{journal: book, pager: pager, provider: NewSimulator(cfg.Simulator, pool), log: log}
+		payments := &server{
+			journal: book, table: newTable(cfg.Provider.RetryAfter), pager: pager,
+			provider: NewSimulator(cfg.Simulator, pool), patience: cfg.Provider, log: log,
+		}
 		g.Go("recover", payments.recover)
 		paymentpb.RegisterPaymentServiceServer(srv.GRPC(), payments)
 		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))

@@ -95,5 +95,5 @@ func paymentOut(p *Payment, h journal.Head) *paymentpb.Payment {
 }
 
 func tokenOut(p *Payment, h journal.Head) *freshnesspb.Token {
-	return &freshnesspb.Token{AggregateType: table.Type, AggregateId: p.ID, Version: h.Version, Epoch: h.Epoch, EventId: h.EventID}
+	return &freshnesspb.Token{AggregateType: aggregateType, AggregateId: p.ID, Version: h.Version, Epoch: h.Epoch, EventId: h.EventID}
 }
