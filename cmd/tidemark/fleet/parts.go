@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/projections/operations"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/services/order"
+	"github.com/tidemark-dev/tidemark/services/payment"
 	"github.com/tidemark-dev/tidemark/services/shipment"
 )
 
@@ -30,7 +31,7 @@ const (
 
 // AllParts returns the parts in the order in which they start.
 func AllParts() []string {
-	return []string{Postgres, Broker, Registry, Shipment, Order, Timeline, Operations}
+	return []string{Postgres, Broker, Registry, Payment, Shipment, Order, Timeline, Operations}
 }
 
 // metricsOffset lies between a part's gRPC port and its HTTP port.
@@ -50,6 +51,12 @@ func table() map[string]part {
 		Postgres: {port: 432, start: startPostgres},
 		Broker:   {port: 92, start: startBroker},
 		Registry: {port: 81, start: startRegistry},
+		Payment: {port: 102, database: true, start: program(payment.Run, func(f *Fleet, ready func(string)) (payment.Config, error) {
+			c, err := lifecycle.Defaults[payment.Config]()
+			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Payment), f.kafka(), f.telemetry(c.Telemetry)
+			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Payment), f.MetricsAddr(Payment), ready
+			return c, err
+		})},
 		Shipment: {port: 103, database: true, start: program(shipment.Run, func(f *Fleet, ready func(string)) (shipment.Config, error) {
 			c, err := lifecycle.Defaults[shipment.Config]()
 			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Shipment), f.kafka(), f.telemetry(c.Telemetry)

@@ -18,8 +18,13 @@ import (
 
 const currency = "EUR"
 
-// declined is a provider token that the simulated payment provider refuses.
-const declined = "decline"
+// Tokens by which the simulated payment provider knows what to do.
+const (
+	declined   = "tok_decline"
+	answerLost = "tok_timeout" // the first answer gets lost
+	twice      = "tok_duplicate"
+	slow       = "tok_slow_300"
+)
 
 var articles = []struct {
 	sku, title string
@@ -75,7 +80,8 @@ func customers(ctx context.Context, fleet *client.Fleet, options Options) error 
 
 // newVisit draws what a customer does. Of 100 visits about 25 buy more than one
 // article, 20 from several warehouses, 15 pay with a voucher and a card, 4 are
-// declined, 5 cancel, 3 are held for a while and 3 move house.
+// declined, 5 cancel, 3 are held for a while, 3 move house, and 4 have a payment
+// provider that is slow, answers twice, or whose answer gets lost.
 func newVisit(random *rand.Rand, options Options) visit {
 	person := random.IntN(options.Customers) + 1
 	name := firstNames[person%len(firstNames)]
@@ -124,6 +130,12 @@ func newVisit(random *rand.Rand, options Options) visit {
 		v.then = "hold"
 	case draw < 15:
 		v.then = "move"
+	case draw < 17:
+		card.Reference = slow
+	case draw < 18:
+		card.Reference = twice
+	case draw < 19:
+		card.Reference = answerLost
 	}
 	return v
 }
