@@ -25,6 +25,7 @@ type store struct {
 	offsets map[int32]map[string]int64
 	handled map[string][]int64 // topic/partition → offsets
 	fail    func() error       // asked once per batch
+	given   int                // records handed over, those before the position included
 	changed chan struct{}      // closed and renewed by every commit
 }
 
@@ -66,6 +67,7 @@ func (m *member) Handle(_ context.Context, partition int32, records []consumer.R
 	if m.offsets[partition] == nil {
 		m.offsets[partition] = map[string]int64{}
 	}
+	m.given += len(records)
 	for _, r := range records {
 		if r.Offset < m.offsets[partition][r.Topic] {
 			continue
@@ -197,6 +199,9 @@ func TestReadsFromStoredPositions(t *testing.T) {
 	put.put(200)
 	second := start(t, cfg, s.member())
 	s.until(t, 400)
+	if s.given != 400 {
+		t.Errorf("%d records were read for 400: reading does not start at the stored positions", s.given)
+	}
 	await(t, second, "owns all partitions", func(st consumer.Status) bool { return len(st.Assigned) == 8 && st.Err == nil })
 }
 

@@ -47,7 +47,7 @@ func (c *Consumer) session(ctx context.Context) (err error) {
 	s := &session{Consumer: c, ctx: ctx, client: client, ids: ids, workers: map[int32]*worker{}, requests: make(chan func(), 64)}
 	defer func() {
 		s.stopWorkers()
-		err = errors.Join(err, client.Close())
+		err = errors.Join(err, s.leave())
 	}()
 	if err := client.SubscribeTopics(c.cfg.Topics, s.rebalance); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
@@ -65,6 +65,29 @@ func (c *Consumer) session(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// leaveGrace is how long the end of the process waits for a group coordinator
+// that may be gone. Its answer changes nothing here: positions are stored.
+const leaveGrace = 2 * time.Second
+
+// leave ends the membership.
+func (s *session) leave() error {
+	left := make(chan error, 1)
+	go func() { left <- s.client.Close() }()
+	select {
+	case err := <-left:
+		return err
+	case <-s.ctx.Done():
+	}
+	timer := time.NewTimer(leaveGrace)
+	defer timer.Stop()
+	select {
+	case err := <-left:
+		return err
+	case <-timer.C:
+		return nil
+	}
 }
 
 func (s *session) serveRequests() {

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -128,4 +129,13 @@ func (m *Memory[S]) Parked() (n int, reason string) {
 		return 0, ""
 	}
 	return len(m.parked), fmt.Sprintf("%s: %s", m.parked[0].verdict, m.parked[0].reason)
+}
+
+// States returns the stored state of every order, as JSON, by order.
+func (m *Memory[S]) States() map[string]json.RawMessage {
+	states := map[string]json.RawMessage{}
+	for id, bytes := range m.orders {
+		states[id] = json.RawMessage(bytes.state)
+	}
+	return states
 }

@@ -11,3 +11,7 @@ import (
 func TestLaw(t *testing.T) {
 	conformance.Law(t, operations.View(), history.Draw)
 }
+
+func TestGolden(t *testing.T) {
+	conformance.Golden(t, operations.View(), append(history.NewStory("o-1").All(), history.Bare("o-2")...))
+}

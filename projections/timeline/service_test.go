@@ -20,6 +20,7 @@ import (
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
 
+	"github.com/tidemark-dev/tidemark/platform/embedded"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
@@ -100,64 +101,13 @@ func atLeast(facts ...event.Fact) *freshnessv1.ReadOptions {
 	}
 }
 
-// story is one order with two payments and a delayed parcel.
-type story struct {
-	order, card, voucher, parcel history.Aggregate
-}
-
-func newStory(id string) *story {
-	s := &story{
-		order:   history.Aggregate{Order: id, Type: "order", ID: id},
-		card:    history.Aggregate{Order: id, Type: "payment", ID: id + "-card"},
-		voucher: history.Aggregate{Order: id, Type: "payment", ID: id + "-voucher"},
-		parcel:  history.Aggregate{Order: id, Type: "shipment", ID: id + "-parcel"},
-	}
-	brl := func(amount int64) facts.Money { return facts.Money{Amount: amount, Currency: "BRL"} }
-	hour := func(n int) time.Time { return history.Dawn.Add(time.Duration(n) * time.Hour) }
-	promised, expected, name, line := hour(100), hour(90), "Ana", "Rua 1"
-	s.order.Add(hour(0), &facts.OrderPlaced{OrderID: id, CustomerID: "ana", Actor: "customer", Fulfilment: facts.FulfilmentManaged, Channel: "web",
-		Lines: []facts.OrderLine{{LineID: "1", SKU: "a", Quantity: 1, UnitPrice: brl(1500)}}, ShippingFee: brl(0), Total: brl(1500),
-		Contact: &facts.Contact{Name: &name}, Address: &facts.Address{Line1: &line, Country: "BR"}, PromisedAt: &promised})
-	s.card.Add(hour(1), &facts.PaymentRequested{OrderID: id, CustomerID: "ana", Actor: "fulfilment", PaymentID: id + "-card", Fulfilment: facts.FulfilmentManaged,
-		Method: facts.PaymentMethodCard, Amount: brl(1000), Installments: 1, Provider: "simulator"})
-	s.card.Add(hour(2), &facts.PaymentAuthorized{OrderID: id, CustomerID: "ana", Actor: "provider", PaymentID: id + "-card", Method: facts.PaymentMethodCard,
-		Amount: brl(1000), ProviderReference: "r"})
-	s.voucher.Add(hour(1), &facts.PaymentRequested{OrderID: id, CustomerID: "ana", Actor: "fulfilment", PaymentID: id + "-voucher", Fulfilment: facts.FulfilmentManaged,
-		Method: facts.PaymentMethodVoucher, Amount: brl(500), Installments: 1, Provider: "simulator"})
-	s.order.Add(hour(3), &facts.OrderConfirmed{OrderID: id, CustomerID: "ana", Actor: "fulfilment"})
-	s.parcel.Add(hour(3), &facts.ShipmentPlanned{OrderID: id, CustomerID: "ana", Actor: "fulfilment", ShipmentID: id + "-parcel", Fulfilment: facts.FulfilmentManaged, Warehouse: "w1"})
-	s.parcel.Add(hour(5), &facts.ShipmentDispatched{OrderID: id, CustomerID: "ana", Actor: "carrier", ShipmentID: id + "-parcel", Warehouse: "w1", Carrier: "Correios",
-		TrackingNumber: "BR1", ExpectedAt: &expected})
-	s.card.Add(hour(5), &facts.PaymentCaptured{OrderID: id, CustomerID: "ana", Actor: "fulfilment", PaymentID: id + "-card", Method: facts.PaymentMethodCard,
-		Amount: brl(1000), TotalCaptured: brl(1000)})
-	s.parcel.Add(hour(6), &facts.ShipmentDelayed{OrderID: id, CustomerID: "ana", Actor: "carrier", ShipmentID: id + "-parcel", ExpectedAt: hour(140), Reason: "flood"})
-	return s
-}
-
-func (s *story) all() []event.Fact {
-	var all []event.Fact
-	for _, a := range []history.Aggregate{s.order, s.card, s.voucher, s.parcel} {
-		all = append(all, a.Facts...)
-	}
-	return all
-}
-
-// last are the newest facts of all aggregates: what a caller waits for.
-func (s *story) last() []event.Fact {
-	var last []event.Fact
-	for _, a := range []history.Aggregate{s.order, s.card, s.voucher, s.parcel} {
-		last = append(last, a.Facts[len(a.Facts)-1])
-	}
-	return last
-}
-
 func TestFromTopicToAnswer(t *testing.T) {
 	broker := testkit.Broker(t)
 	client, _ := run(t, config(t, broker.Addr()))
 	f := feed.New(t, kafka.Config{Brokers: broker.Addr()})
-	s := newStory("o-1")
-	f.Publish(s.all()...)
-	answer, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-1", Read: atLeast(s.last()...)})
+	s := history.NewStory("o-1")
+	f.Publish(s.All()...)
+	answer, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-1", Read: atLeast(s.Last()...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,9 +181,9 @@ func TestAbsenceIsHonest(t *testing.T) {
 	broker := testkit.Broker(t)
 	client, _ := run(t, config(t, broker.Addr()))
 	f := feed.New(t, kafka.Config{Brokers: broker.Addr()})
-	s := newStory("o-1")
-	f.Publish(s.all()...)
-	if _, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-1", Read: atLeast(s.last()...)}); err != nil {
+	s := history.NewStory("o-1")
+	f.Publish(s.All()...)
+	if _, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-1", Read: atLeast(s.Last()...)}); err != nil {
 		t.Fatal(err)
 	}
 	missing := func(read *freshnessv1.ReadOptions) (codes.Code, freshnessv1.Absence_Kind) {
@@ -248,7 +198,7 @@ func TestAbsenceIsHonest(t *testing.T) {
 	if code, kind := missing(nil); code != codes.NotFound || kind != freshnessv1.Absence_KIND_NOT_YET_PROJECTED {
 		t.Errorf("before any control record: %v %v", code, kind)
 	}
-	token := atLeast(newStory("o-2").last()...)
+	token := atLeast(history.NewStory("o-2").Last()...)
 	token.WaitBudget = durationpb.New(50 * time.Millisecond)
 	if code, kind := missing(token); code != codes.DeadlineExceeded || kind != freshnessv1.Absence_KIND_NOT_YET_PROJECTED {
 		t.Errorf("with a token that never comes: %v %v", code, kind)
@@ -259,9 +209,9 @@ func TestAbsenceIsHonest(t *testing.T) {
 	for _, source := range []string{"order", "payment", "shipment"} {
 		f.Totals(source, history.Dawn)
 	}
-	next := newStory("o-3")
-	f.Publish(next.all()...) // behind the control records of its partition
-	if _, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-3", Read: atLeast(next.last()...)}); err != nil {
+	next := history.NewStory("o-3")
+	f.Publish(next.All()...) // behind the control records of its partition
+	if _, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-3", Read: atLeast(next.Last()...)}); err != nil {
 		t.Fatal(err)
 	}
 	page := &timelinev1.ListOrderTimelineRequest{OrderId: "o-3", PageSize: 2}
@@ -285,4 +235,91 @@ func TestAbsenceIsHonest(t *testing.T) {
 			t.Errorf("a page token with %s: %v", name, err)
 		}
 	}
+}
+
+func TestEveryQueryAnswersWithEverythingElseStopped(t *testing.T) {
+	broker, err := embedded.StartBroker(t.Context(), embedded.BrokerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(t, broker.Addr())
+	client, stop := run(t, cfg)
+	f := feed.New(t, kafka.Config{Brokers: broker.Addr()})
+	s := history.NewStory("o-1")
+	f.Publish(s.All()...)
+	asOf := time.Now().UTC().Truncate(time.Microsecond)
+	for _, source := range []string{"order", "payment", "shipment"} {
+		f.Totals(source, asOf)
+	}
+	s.Order.Add(history.Dawn, &facts.OrderHeld{OrderID: "o-1", CustomerID: "ana", Actor: "operator:kim", Reason: "address"})
+	f.Publish(s.Order.Facts[len(s.Order.Facts)-1])
+	if _, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-1", Read: atLeast(s.Last()...)}); err != nil {
+		t.Fatal(err)
+	}
+	// Marks of all sources and partitions are stored, each with its own batch.
+	changes, err := client.WatchOrder(t.Context(), &timelinev1.WatchOrderRequest{OrderId: "o-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := changes.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	for fresh := false; !fresh; {
+		answer, err := client.ListCustomerTimeline(t.Context(), &timelinev1.ListCustomerTimelineRequest{CustomerId: "ana"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh = true
+		for _, source := range answer.GetFreshness().GetSources() {
+			fresh = fresh && source.GetAsOf() != nil
+		}
+	}
+	broker.Close()
+	check := func(client timelinev1.TimelineServiceClient) {
+		t.Helper()
+		ages := map[string]time.Duration{}
+		for range 2 {
+			for name, query := range map[string]func() (*freshnessv1.Freshness, error){
+				"status": func() (*freshnessv1.Freshness, error) {
+					r, err := client.GetOrderStatus(t.Context(), &timelinev1.GetOrderStatusRequest{OrderId: "o-1"})
+					return r.GetFreshness(), err
+				},
+				"order timeline": func() (*freshnessv1.Freshness, error) {
+					r, err := client.ListOrderTimeline(t.Context(), &timelinev1.ListOrderTimelineRequest{OrderId: "o-1"})
+					return r.GetFreshness(), err
+				},
+				"customer timeline": func() (*freshnessv1.Freshness, error) {
+					r, err := client.ListCustomerTimeline(t.Context(), &timelinev1.ListCustomerTimelineRequest{CustomerId: "ana"})
+					return r.GetFreshness(), err
+				},
+				"overview": func() (*freshnessv1.Freshness, error) {
+					r, err := client.GetCustomerOverview(t.Context(), &timelinev1.GetCustomerOverviewRequest{CustomerId: "ana"})
+					return r.GetFreshness(), err
+				},
+			} {
+				got, err := query()
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				for _, source := range got.GetSources() {
+					key := name + " " + source.GetSource()
+					if !source.GetAsOf().AsTime().Equal(asOf) {
+						t.Errorf("%s: as_of moved to %v", key, source.GetAsOf().AsTime())
+					}
+					if age := source.GetStaleness().AsDuration(); age <= ages[key] {
+						t.Errorf("%s: staleness did not grow: %v after %v", key, age, ages[key])
+					} else {
+						ages[key] = age
+					}
+					if source.GetCompleteness() != freshnessv1.Completeness_COMPLETENESS_UNPROVEN {
+						t.Errorf("%s claims %v", key, source.GetCompleteness())
+					}
+				}
+			}
+		}
+	}
+	check(client)
+	stop()
+	restarted, _ := run(t, cfg) // nothing but its database is there
+	check(restarted)
 }
