@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/fleet"
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/traffic"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/postgres/binaries"
 	"github.com/tidemark-dev/tidemark/platform/telemetry/sink"
 )
@@ -45,6 +46,9 @@ func (c *devCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer unlock()
+	if err := stopLeftover(c.DataDir); err != nil {
+		return err
+	}
 	if err := portsAreFree(c.PortBase); err != nil {
 		return err
 	}
@@ -64,6 +68,16 @@ func (c *devCmd) Run(a *app) (err error) {
 		fmt.Fprintln(a.out, "stopped; the data is kept")
 	}
 	return err
+}
+
+// stopLeftover ends the postgres of a run that was killed a moment ago: it is
+// ours, and its port is no reason to complain.
+func stopLeftover(dataDir string) error {
+	dir, err := fleet.PostgresDir(dataDir)
+	if err != nil {
+		return err
+	}
+	return postgres.StopLeftover(dir)
 }
 
 // devRun is one run of the dev command.
@@ -125,7 +139,7 @@ func (r *devRun) serve(ctx context.Context, running *fleet.Fleet, spans *sink.Si
 	case <-ctx.Done():
 		return <-trafficDone
 	case err := <-running.Dead():
-		return fmt.Errorf("%w\n  next: see the logs in %s", err, shortPath(r.logs.dir))
+		return &devError{message: err.Error(), next: "see the logs in " + shortPath(r.logs.dir)}
 	case err := <-trafficDone:
 		if ctx.Err() != nil {
 			return nil
@@ -176,6 +190,11 @@ Try, in a second shell:
 ready after %.1[5]f s; Ctrl-C stops
 `, r.cmd.PortBase+1101, traffic, program, addr, time.Since(r.begun).Seconds())
 }
+
+// devError says why the dev run cannot go on, and what to do.
+type devError struct{ message, next string }
+
+func (e *devError) Error() string { return e.message }
 
 // ignoreCancel turns the consequences of Ctrl-C into nil.
 func ignoreCancel(ctx context.Context, err error) error {

@@ -24,8 +24,10 @@ func lockDir(dir string) (unlock func(), err error) {
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		holder, _ := io.ReadAll(io.LimitReader(file, 20)) // only to be helpful
 		_ = file.Close()
-		return nil, fmt.Errorf("tidemark runs already on %s (process %s)\n  next: use it (%s order place), stop it with Ctrl-C, or run another with --data-dir and --port-base",
-			shortPath(dir), strings.TrimSpace(string(holder)), programPath())
+		return nil, &devError{
+			message: fmt.Sprintf("tidemark runs already on %s, as process %s", shortPath(dir), strings.TrimSpace(string(holder))),
+			next:    "use that one, stop it with Ctrl-C, or run another beside it with --data-dir and --port-base",
+		}
 	}
 	if err == nil {
 		err = errors.Join(file.Truncate(0), writePID(file))

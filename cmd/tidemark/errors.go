@@ -77,6 +77,9 @@ func diagnose(err error) problem {
 	if errors.Is(err, context.Canceled) {
 		return problem{Code: "CANCELED", Message: "stopped"}
 	}
+	if d, ok := errors.AsType[*devError](err); ok {
+		return problem{Code: "FAILED_PRECONDITION", Message: d.message, Next: d.next}
+	}
 	if t, ok := errors.AsType[*traceError](err); ok {
 		return problem{Code: "UNAVAILABLE", Message: t.Error(), Next: "spans are kept by the dev run (`make run`), asked at " + t.url +
 			"; --traces names another place; a deployed fleet's spans are in its trace backend, under the ids above"}

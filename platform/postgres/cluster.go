@@ -191,21 +191,30 @@ func (c *Cluster) start(ctx context.Context, config ClusterConfig, dataDir strin
 	c.server = server
 	bounded, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	for {
-		conn, err := pgx.Connect(bounded, c.URL("postgres"))
-		if err == nil {
-			return conn.Close(bounded)
-		}
+	for !servesNow(dataDir, server.pid) {
 		select {
 		case <-server.done:
 			return fmt.Errorf("%w (%w); last lines of %s:\n%s", errEndedAtStart, server.err, c.LogFile(), tail(c.LogFile(), 12))
 		case <-bounded.Done():
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 			defer cancel()
-			return errors.Join(fmt.Errorf("postgres is not ready: %w", err), server.stop(stopCtx, syscall.SIGQUIT))
+			return errors.Join(fmt.Errorf("postgres is not ready: %w", bounded.Err()), server.stop(stopCtx, syscall.SIGQUIT))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	return nil
+}
+
+// servesNow reads what the server itself writes into its pid file: the process
+// id comes first, the eighth line says "ready" once it takes connections.
+// Trying to connect instead would fill its log with refusals.
+func servesNow(dataDir string, pid int) bool {
+	content, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(content), "\n")
+	return len(lines) >= 8 && lines[0] == strconv.Itoa(pid) && strings.TrimSpace(lines[7]) == "ready"
 }
 
 func serverArgs(config ClusterConfig, dataDir, socketDir string) []string {
@@ -222,6 +231,11 @@ func serverArgs(config ClusterConfig, dataDir, socketDir string) []string {
 		durable = "on"
 	}
 	args := []string{"-D", dataDir}
+	if runtime.GOOS == "linux" {
+		// After a kill the server syncs its whole directory, file by file, unless
+		// the system can do it in one call.
+		args = append(args, "-c", "recovery_init_sync_method=syncfs")
+	}
 	for _, setting := range []string{
 		"listen_addresses=" + listen,
 		"port=" + strconv.Itoa(port),
@@ -235,6 +249,7 @@ func serverArgs(config ClusterConfig, dataDir, socketDir string) []string {
 		"max_wal_size=512MB",
 		"wal_level=replica",
 		"max_wal_senders=0",
+		"max_logical_replication_workers=0",
 		"jit=off",
 		"huge_pages=off",
 		"log_line_prefix=%m [%p] %q%d ",
@@ -313,6 +328,17 @@ func checkPort(port int) error {
 		return fmt.Errorf("postgres port %d: %w", port, err)
 	}
 	return listener.Close()
+}
+
+// StopLeftover stops a server that a killed process left running on the cluster
+// in dir. StartCluster does that too; a program that looks at its ports first
+// calls it before.
+func StopLeftover(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("find the cluster directory: %w", err)
+	}
+	return stopOrphan(filepath.Join(dir, "data"))
 }
 
 // stopOrphan stops a server that still runs on dataDir. Its process id stands

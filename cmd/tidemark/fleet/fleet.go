@@ -238,12 +238,18 @@ func (f *Fleet) database(part string) string {
 	return "postgres://tidemark@" + f.Addr(Postgres) + "/tidemark_" + part + "?sslmode=disable"
 }
 
+// PostgresDir returns where the part postgres keeps its cluster, for a data
+// directory. It is elsewhere when the server's user cannot get there.
+func PostgresDir(dir string) (string, error) {
+	return postgres.ReachableDir(filepath.Join(dir, "postgres"))
+}
+
 func startPostgres(ctx context.Context, f *Fleet, name string) (*running, error) {
 	bin, err := binaries.Ensure(ctx, func(what string) { f.opts.Progress(name, what) })
 	if err != nil {
 		return nil, err
 	}
-	dir, err := postgres.ReachableDir(filepath.Join(f.opts.Dir, "postgres"))
+	dir, err := PostgresDir(f.opts.Dir)
 	if err != nil {
 		return nil, err
 	}
