@@ -25,12 +25,17 @@ type Config struct {
 	Telemetry telemetry.Config  `embed:""`
 	Owners    projection.Owners `embed:"" prefix:"owner-"`
 	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
+	// Now is the clock that decides what is late; nil is the real one.
+	Now func() time.Time `kong:"-"`
 	// Ready is called with the bound gRPC address before the first query is answered.
 	Ready func(addr string) `kong:"-"`
 }
 
 // Run keeps operations and answers queries until the context ends.
 func Run(ctx context.Context, cfg Config) error {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	log := lifecycle.Logger(ctx).With("service", "operations")
 	cfg.Telemetry.ServiceName = "tidemark-operations"
 	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
@@ -73,7 +78,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		operationsv1.RegisterOperationsServiceServer(srv.GRPC(), &server{copy: copied, pager: pager, now: time.Now})
+		operationsv1.RegisterOperationsServiceServer(srv.GRPC(), &server{copy: copied, pager: pager, now: cfg.Now})
 		srv.AddCheck("projection", copied.Ready)
 		addr, err := srv.Listen()
 		if err != nil {
