@@ -75,7 +75,7 @@ type Sent struct {
 // carries the same request id as before.
 func Import(ctx context.Context, fleet *client.Fleet, source *Source, options Options) (*Sent, error) {
 	started := time.Now()
-	sent := &Sent{tokens: make(map[string][]*freshnessv1.Token, len(source.Orders))}
+	sent := &Sent{Failed: []Failure{}, tokens: make(map[string][]*freshnessv1.Token, len(source.Orders))}
 	s := &sender{fleet: fleet, patience: options.Patience}
 	advance, finish := options.phase("import", len(source.Orders))
 	var mu sync.Mutex
