@@ -30,6 +30,7 @@ type devCmd struct {
 	DataDir      string  `help:"Where the data and the logs are." default:".tidemark" type:"path" env:"TIDEMARK_DATA_DIR"`
 	PortBase     int     `help:"Ports are this plus 101 to 103 (services), 201, 202 (read models), 80, 81, 92, 432 (control, registry, broker, postgres), and 1000 more for metrics." default:"7000" env:"TIDEMARK_PORT_BASE"`
 	TrafficRate  float64 `name:"traffic" help:"Synthetic orders per second; 0 for none. Parcels move in any case." default:"0.5" env:"TIDEMARK_TRAFFIC"`
+	TraceRate    float64 `help:"Orders and other calls to record for tidemark trace, per second; 0 records all." default:"20" env:"TIDEMARK_TRACE_RATE"`
 	OTLPEndpoint string  `name:"otlp-endpoint" help:"Also send traces and metrics there, host:port." env:"TIDEMARK_OTLP_ENDPOINT"`
 }
 
@@ -104,7 +105,7 @@ func (r *devRun) run(ctx context.Context) error {
 	running, err := fleet.Start(ctx, fleet.Options{
 		Dir: r.cmd.DataDir, PortBase: r.cmd.PortBase, Durable: true,
 		PostgresLog: r.logs.Path(fleet.Postgres), Log: r.logs.For, Progress: r.progress,
-		OTLPEndpoint: spans.Endpoint(),
+		OTLPEndpoint: spans.Endpoint(), TracesPerSecond: r.cmd.TraceRate,
 	})
 	if err != nil {
 		return ignoreCancel(ctx, err)

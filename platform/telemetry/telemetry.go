@@ -34,11 +34,13 @@ import (
 // Config says what a service exports. Prometheus metrics are always on: they
 // cost nothing until somebody scrapes Handler.
 type Config struct {
-	ServiceName    string        `kong:"-"`
-	OTLPEndpoint   string        `name:"otlp-endpoint" help:"Where to send traces and metrics by OTLP over gRPC: host:port for plain text, or a http(s):// URL. Empty sends nothing."`
-	SampleRatio    float64       `name:"trace-sample-ratio" help:"Share of new traces to record, 0 to 1. A caller's decision is respected." default:"1"`
-	ExportInterval time.Duration `name:"otlp-export-interval" help:"How long spans are collected before they are sent." default:"1s"`
-	MetricInterval time.Duration `name:"otlp-metric-interval" help:"How often metrics are sent." default:"15s"`
+	ServiceName  string  `kong:"-"`
+	OTLPEndpoint string  `name:"otlp-endpoint" help:"Where to send traces and metrics by OTLP over gRPC: host:port for plain text, or a http(s):// URL. Empty sends nothing."`
+	SampleRatio  float64 `name:"trace-sample-ratio" help:"Share of new traces to record, 0 to 1. A caller's decision is respected." default:"1"`
+	// TracesPerSecond limits how many new traces this service records.
+	TracesPerSecond float64       `name:"traces-per-second" help:"Most new traces to record each second; 0 sets no limit." default:"0"`
+	ExportInterval  time.Duration `name:"otlp-export-interval" help:"How long spans are collected before they are sent." default:"1s"`
+	MetricInterval  time.Duration `name:"otlp-metric-interval" help:"How often metrics are sent." default:"15s"`
 }
 
 // Telemetry is what one service traces and measures with.
@@ -112,7 +114,7 @@ func (t *Telemetry) setupTraces(ctx context.Context, config Config, res *resourc
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithResource(res),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(config.SampleRatio))),
+		sdktrace.WithSampler(newSampler(config.SampleRatio, config.TracesPerSecond)),
 		sdktrace.WithBatcher(exporter,
 			sdktrace.WithBatchTimeout(interval),
 			sdktrace.WithMaxQueueSize(16_384),

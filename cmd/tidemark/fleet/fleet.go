@@ -47,6 +47,8 @@ type Options struct {
 	BrokerAddr string
 	// OTLPEndpoint is where the services export to; empty exports nothing.
 	OTLPEndpoint string
+	// TracesPerSecond limits the new traces each service records; 0 records all.
+	TracesPerSecond float64
 	// PostgresLog is the file of the server's own log; empty puts it into Dir.
 	PostgresLog string
 	// Log returns the logger of a part. Nil discards.

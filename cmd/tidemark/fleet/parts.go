@@ -89,7 +89,7 @@ func table() map[string]part {
 
 // telemetry keeps a part's own defaults and sets where to export to.
 func (f *Fleet) telemetry(c telemetry.Config) telemetry.Config {
-	c.OTLPEndpoint = f.opts.OTLPEndpoint
+	c.OTLPEndpoint, c.TracesPerSecond = f.opts.OTLPEndpoint, f.opts.TracesPerSecond
 	return c
 }
 
