@@ -62,8 +62,12 @@ func (c *importOlistCmd) Run(a *app) error {
 
 // stopped says how far an import came and how to go on.
 func (c *importOlistCmd) stopped(a *app, sent *olist.Sent, total int, cause error) error {
-	fmt.Fprintf(a.err, "stopped: %d of %d orders are in. Nothing is lost: the same command resumes, what is in stays as it is:\n  tidemark import olist %s\n",
-		sent.Orders, total, c.Dir)
+	channel := ""
+	if c.Channel != "olist" {
+		channel = " --channel " + c.Channel
+	}
+	fmt.Fprintf(a.err, "stopped: %d of %d orders are in. Nothing is lost: the same command resumes, what is in stays as it is:\n  tidemark import olist %s%s\n",
+		sent.Orders, total, c.Dir, channel)
 	return cause
 }
 
