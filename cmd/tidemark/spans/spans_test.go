@@ -32,6 +32,7 @@ func journey() []sink.Span {
 		{Trace: placing, ID: "a1", Parent: "ff", Service: "tidemark-order", Name: "order.v1.OrderService/PlaceOrder", Kind: "server", Start: at(0), End: at(4)},
 		{Trace: placing, ID: "a2", Parent: "a1", Service: "tidemark-order", Name: "begin", Kind: "client", Start: at(0.5), End: at(1), Attributes: statement},
 		{Trace: placing, ID: "a3", Parent: "a1", Service: "tidemark-order", Name: "insert", Kind: "client", Start: at(1), End: at(2.25), Attributes: statement},
+		{Trace: placing, ID: "a31", Parent: "a3", Service: "tidemark-order", Name: "insert in a batch", Kind: "client", Start: at(1), End: at(1.5), Attributes: statement},
 		{Trace: placing, ID: "a4", Parent: "a1", Service: "tidemark-order", Name: "send tidemark.order.events", Kind: "producer", Start: at(5), End: at(6.5), Attributes: map[string]string{
 			"tidemark.outbox.wait": "0.0012", "tidemark.aggregate": "order/o1", "tidemark.version": "1",
 		}},

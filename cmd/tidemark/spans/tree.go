@@ -117,8 +117,8 @@ func (f *forest) print(s *sink.Span, lead, below string) {
 		if f.printed[keyOf(child)] {
 			continue
 		}
-		if !f.statements && isStatement(child) && len(f.children[keyOf(child)]) == 0 {
-			f.printed[keyOf(child)] = true
+		if !f.statements && f.onlyDatabase(child, 0) {
+			f.hide(child)
 			hidden++
 			hiddenTime += child.End.Sub(child.Start)
 			continue
@@ -177,9 +177,29 @@ func (f *forest) describe(s *sink.Span) string {
 	return text
 }
 
-// isStatement says whether a span is a call of a database.
-func isStatement(s *sink.Span) bool {
-	return s.Attributes["db.system.name"] != "" || s.Attributes["db.system"] != ""
+// deepest is how far down a call of a database is followed; a batch has its
+// statements below it, and nothing has more.
+const deepest = 4
+
+// onlyDatabase says whether a span and all below it are calls of a database.
+func (f *forest) onlyDatabase(s *sink.Span, depth int) bool {
+	if s.Attributes["db.system.name"] == "" && s.Attributes["db.system"] == "" || s.Error != "" || len(f.followers[keyOf(s)]) > 0 || depth > deepest {
+		return false
+	}
+	for _, child := range f.children[keyOf(s)] {
+		if !f.onlyDatabase(child, depth+1) {
+			return false
+		}
+	}
+	return true
+}
+
+// hide counts a span and all below it as printed.
+func (f *forest) hide(s *sink.Span) {
+	f.printed[keyOf(s)] = true
+	for _, child := range f.children[keyOf(s)] {
+		f.hide(child)
+	}
 }
 
 func plural(n int, what string) string {
