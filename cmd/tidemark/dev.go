@@ -64,6 +64,9 @@ func (c *devCmd) Run(a *app) (err error) {
 
 	run := &devRun{cmd: c, app: a, logs: logs, begun: time.Now(), since: map[string]time.Time{}}
 	fmt.Fprintf(a.out, "tidemark: data in %s, logs in %s\n", shortPath(c.DataDir), shortPath(logs.dir))
+	if dir, err := fleet.PostgresDir(c.DataDir); err == nil && !strings.HasPrefix(dir, c.DataDir) {
+		run.say("postgres' data in " + dir + ": its user may not enter this directory")
+	}
 	err = run.run(a.ctx)
 	if a.ctx.Err() != nil {
 		fmt.Fprintln(a.out, "stopped; the data is kept")

@@ -50,9 +50,9 @@ require (
 	github.com/prometheus/otlptranslator v1.0.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
-	github.com/tidemark-dev/tidemark/projections v0.0.0 // indirect
+	github.com/tidemark-dev/tidemark/projections v0.0.0
 	github.com/tidemark-dev/tidemark/schemas v0.0.0 // indirect
-	github.com/tidemark-dev/tidemark/services v0.0.0 // indirect
+	github.com/tidemark-dev/tidemark/services v0.0.0
 	github.com/twmb/avro v1.9.0 // indirect
 	github.com/twmb/franz-go v1.22.2 // indirect
 	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c // indirect
