@@ -27,7 +27,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
-	"github.com/tidemark-dev/tidemark/projections/internal/feed"
+	"github.com/tidemark-dev/tidemark/platform/testkit/feed"
 	"github.com/tidemark-dev/tidemark/projections/internal/history"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/schemas/facts"

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
+
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/conformance"
@@ -157,4 +159,8 @@ func TestPaymentStates(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestContract(t *testing.T) {
+	conformance.Contract(t, timeline.View(), timelinev1.TimelineService_ServiceDesc)
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -25,11 +25,11 @@ import (
 
 // Feed publishes to one broker.
 type Feed struct {
-	t        testing.TB
-	cfg      kafka.Config
-	codec    *avro.Codec
-	producer *ck.Producer
-	number   int64
+	t          testing.TB
+	partitions int32
+	codec      *avro.Codec
+	client     *kgo.Client
+	number     int64
 }
 
 // New returns a feed that ends with the test.
@@ -39,37 +39,28 @@ func New(t testing.TB, cfg kafka.Config) *Feed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	producer, err := kafka.NewProducer(cfg, "feed")
+	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(20*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(producer.Close)
-	return &Feed{t: t, cfg: cfg, codec: codec, producer: producer}
+	t.Cleanup(client.Close)
+	return &Feed{t: t, partitions: cfg.PartitionCount(), codec: codec, client: client}
 }
 
 // Publish puts facts on their topics and returns when all are acknowledged.
 func (f *Feed) Publish(facts ...event.Fact) {
 	f.t.Helper()
-	acks := make(chan ck.Event, len(facts))
+	var records []*kgo.Record
 	for _, fact := range facts {
 		name, version, bare, err := f.codec.Encode(fact.Body)
 		if err != nil {
 			f.t.Fatal(err)
 		}
 		id, _ := f.codec.ID(name, version)
-		f.produce(kafka.EventsTopic(fact.Source), event.PartitionOf(fact.Key, f.cfg.PartitionCount()), fact.Headers(), []byte(fact.Key), avro.Frame(id, bare), acks)
+		records = append(records, record(kafka.EventsTopic(fact.Source), event.PartitionOf(fact.Key, f.partitions),
+			fact.Headers(), []byte(fact.Key), avro.Frame(id, bare)))
 	}
-	for range facts {
-		f.await(acks)
-	}
-}
-
-// Put puts one record as it is.
-func (f *Feed) Put(topic string, partition int32, headers []event.Header, key, value []byte) {
-	f.t.Helper()
-	acks := make(chan ck.Event, 1)
-	f.produce(topic, partition, headers, key, value, acks)
-	f.await(acks)
+	f.produce(records)
 }
 
 // Totals writes a control record with the given as_of into every partition of
@@ -77,8 +68,8 @@ func (f *Feed) Put(topic string, partition int32, headers []event.Header, key, v
 func (f *Feed) Totals(source string, asOf time.Time) {
 	f.t.Helper()
 	f.number++
-	acks := make(chan ck.Event, f.cfg.PartitionCount())
-	for p := range f.cfg.PartitionCount() {
+	var records []*kgo.Record
+	for p := range f.partitions {
 		headers, key, value, err := f.codec.EncodeControl(&control.ControlRecord{
 			Source: source, Epoch: "20260301T000000.000Z-0000000000000001", Partition: p, Number: f.number, Term: 1,
 			Kind: control.ControlKindTotals, AsOf: asOf, DataEndOffset: -1,
@@ -86,33 +77,23 @@ func (f *Feed) Totals(source string, asOf time.Time) {
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		f.produce(kafka.EventsTopic(source), p, headers, key, value, acks)
+		records = append(records, record(kafka.EventsTopic(source), p, headers, key, value))
 	}
-	for range f.cfg.PartitionCount() {
-		f.await(acks)
-	}
+	f.produce(records)
 }
 
-func (f *Feed) produce(topic string, partition int32, headers []event.Header, key, value []byte, acks chan ck.Event) {
-	f.t.Helper()
-	m := &ck.Message{TopicPartition: ck.TopicPartition{Topic: &topic, Partition: partition}, Key: key, Value: value}
+func record(topic string, partition int32, headers []event.Header, key, value []byte) *kgo.Record {
+	r := &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value}
 	for _, h := range headers {
-		m.Headers = append(m.Headers, ck.Header{Key: h.Key, Value: h.Value})
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
 	}
-	if err := f.producer.Produce(m, acks); err != nil {
-		f.t.Fatal(err)
-	}
+	return r
 }
 
-func (f *Feed) await(acks chan ck.Event) {
+func (f *Feed) produce(records []*kgo.Record) {
 	f.t.Helper()
-	select {
-	case ev := <-acks:
-		if m, ok := ev.(*ck.Message); !ok || m.TopicPartition.Error != nil {
-			f.t.Fatalf("produce: %v", ev)
-		}
-	case <-time.After(20 * time.Second):
-		f.t.Fatal("the broker acknowledged nothing within 20 s")
+	if err := f.client.ProduceSync(f.t.Context(), records...).FirstErr(); err != nil {
+		f.t.Fatalf("produce: %v", err)
 	}
 }
 
