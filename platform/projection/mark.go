@@ -28,13 +28,16 @@ type sourceMark struct {
 }
 
 // take moves on to a newer mark. A term or an epoch below the highest seen, or
-// a number seen before, says nothing. as_of never goes back within an epoch.
+// a number seen before, says nothing; but an idle mark repeats the number of the
+// last one in the data topic and advances as_of. as_of never goes back within an
+// epoch.
 func (m *sourceMark) take(r mark) bool {
 	switch {
 	case r.epoch < m.epoch:
 		return false
 	case r.epoch == m.epoch:
-		if r.term < m.term || r.term == m.term && r.number <= m.number {
+		again := r.number < m.number || r.number == m.number && !r.idle
+		if r.term < m.term || r.term == m.term && again {
 			return false
 		}
 		if r.asOf.Before(m.asOf) {

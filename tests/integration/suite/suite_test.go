@@ -60,6 +60,7 @@ func TestFleet(t *testing.T) {
 		{"a cancelled order is undone", aCancelledOrderIsUndone},
 		{"a held order is work", aHeldOrderIsWork},
 		{"one trace from the first call to the rows", oneTrace},
+		{"as_of advances while nothing happens", asOfAdvancesWhileNothingHappens},
 		{"messy orders come in", messyOrdersComeIn},
 		{"real orders come in", realOrdersComeIn},
 		{"bad input gets a clear error", badInput},
