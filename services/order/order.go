@@ -6,6 +6,7 @@ package order
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
@@ -23,7 +24,7 @@ import (
 //	neither confirmed nor completed, but it may be amended and cancelled.
 type State string
 
-// The states. The zero value means that the order does not exist.
+// The states; an order that does not exist is in None.
 const (
 	None      State = ""
 	Placed    State = "PLACED"
@@ -42,32 +43,29 @@ const (
 	External Fulfilment = "EXTERNAL"
 )
 
-// Money is an amount in the minor unit of its currency.
-type Money struct {
-	Amount   int64
-	Currency string
-}
-
-// Line is one article of an order.
-type Line struct {
-	ID, SKU, Title string
-	Quantity       int32
-	UnitPrice      Money
-	Warehouse      string
-}
-
-// Contact says how to reach a person. Personal data.
-type Contact struct{ Name, Email, Phone string }
-
-// Address is a postal address. Personal data.
-type Address struct{ Recipient, Line1, Line2, PostalCode, City, Region, Country string }
-
-// PlannedPayment is one way in which the customer wants to pay.
-type PlannedPayment struct {
-	Method    string
-	Amount    Money
-	Reference string
-}
+// The parts of an order.
+type (
+	// Money is an amount in the minor unit of its currency.
+	Money struct {
+		Amount   int64
+		Currency string
+	}
+	// Line is one article of an order.
+	Line struct {
+		ID, SKU, Title, Warehouse string
+		Quantity                  int32
+		UnitPrice                 Money
+	}
+	// Contact says how to reach a person. Personal data.
+	Contact struct{ Name, Email, Phone string }
+	// Address is a postal address. Personal data.
+	Address struct{ Recipient, Line1, Line2, PostalCode, City, Region, Country string }
+	// PlannedPayment is one way in which the customer wants to pay.
+	PlannedPayment struct {
+		Method, Reference string
+		Amount            Money
+	}
+)
 
 // Order is the aggregate. Its methods decide; only Apply changes it.
 type Order struct {
@@ -177,8 +175,7 @@ type (
 
 func (m Meta) meta() Meta { return m }
 
-// maxTotal keeps every sum far from the ends of int64.
-const maxTotal = int64(1_000_000_000_000)
+const maxTotal = int64(1_000_000_000_000) // far from the ends of int64
 
 // Place decides about a new order.
 func (o *Order) Place(c Place) ([]Event, error) {
@@ -205,7 +202,7 @@ func (o *Order) Amend(c Amend) ([]Event, error) {
 		return nil, err
 	}
 	if c.Lines == nil && c.ShippingFee == nil && c.Address == nil && c.PromisedAt == nil && c.Plan == nil {
-		return nil, fault.InvalidFields(fault.Violation{Field: "lines", Description: "nothing to amend: give lines, shipping_fee, address, promised_at or payment_plan"})
+		return nil, fault.Invalid("lines", "nothing to amend: give lines, shipping_fee, address, promised_at or payment_plan")
 	}
 	if o.State == Confirmed {
 		if c.Lines != nil || c.ShippingFee != nil || c.PromisedAt != nil || c.Plan != nil {
@@ -215,7 +212,7 @@ func (o *Order) Amend(c Amend) ([]Event, error) {
 			return nil, fault.RuleViolated(o.stateName(), "AmendOrder", "a shipment of the order is on its way: its address stays")
 		}
 	}
-	lines, fee, plan := o.Lines, o.ShippingFee, o.Plan
+	lines, fee, plan := o.Lines, o.ShippingFee, o.Plan // as they would be
 	if c.Lines != nil {
 		lines = c.Lines
 	}
@@ -225,12 +222,12 @@ func (o *Order) Amend(c Amend) ([]Event, error) {
 	if fee.Currency != o.ShippingFee.Currency {
 		return nil, fault.Invalid("shipping_fee.currency", "the order is in %s", o.ShippingFee.Currency)
 	}
+	if c.Plan != nil {
+		plan = c.Plan
+	}
 	total, err := sum(lines, fee)
 	if err != nil {
 		return nil, err
-	}
-	if c.Plan != nil {
-		plan = c.Plan
 	}
 	if err := checkPlan(o.Fulfilment, plan, total); err != nil {
 		return nil, err
@@ -297,8 +294,7 @@ func (o *Order) Apply(e Event) {
 	case WasPlaced:
 		o.CustomerID, o.State, o.Fulfilment, o.Channel = e.CustomerID, Placed, e.Fulfilment, e.Channel
 		o.Lines, o.ShippingFee, o.Total = e.Lines, e.ShippingFee, e.Total
-		o.Contact, o.Address, o.PromisedAt, o.Plan = e.Contact, e.Address, e.PromisedAt, e.Plan
-		o.PlacedAt = e.OccurredAt
+		o.Contact, o.Address, o.PromisedAt, o.Plan, o.PlacedAt = e.Contact, e.Address, e.PromisedAt, e.Plan, e.OccurredAt
 	case WasAmended:
 		o.Total = e.Total
 		if e.Lines != nil {
@@ -326,8 +322,7 @@ func (o *Order) Apply(e Event) {
 			o.PromisedAt = e.PromisedAt
 		}
 	case WasCancelled:
-		o.State, o.CancelReason = Cancelled, e.Reason
-		o.OnHold, o.HoldReason = false, ""
+		o.State, o.CancelReason, o.OnHold, o.HoldReason = Cancelled, e.Reason, false, ""
 	case WasCompleted:
 		o.State = Completed
 	}
@@ -337,10 +332,8 @@ func (o *Order) in(command string, states ...State) error {
 	if o.State == None {
 		return fault.NotFound("order", o.ID)
 	}
-	for _, s := range states {
-		if o.State == s {
-			return nil
-		}
+	if slices.Contains(states, o.State) {
+		return nil
 	}
 	return o.refuse(command)
 }

@@ -5,6 +5,7 @@ package shipment
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
@@ -264,10 +265,8 @@ func (s *Shipment) in(command string, states ...State) error {
 	if s.State == None {
 		return fault.NotFound("shipment", s.ID)
 	}
-	for _, state := range states {
-		if s.State == state {
-			return nil
-		}
+	if slices.Contains(states, s.State) {
+		return nil
 	}
 	return fault.IllegalTransition("shipment", string(s.State), command)
 }
