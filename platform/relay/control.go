@@ -72,19 +72,20 @@ func (o *owner) loadTotals(ctx context.Context) error {
 		ON CONFLICT DO NOTHING`, o.epoch.id, len(o.shards), zero[:]); err != nil {
 		return fmt.Errorf("take over: start totals: %w", err)
 	}
-	rows, err := o.cfg.Pool.Query(ctx, `SELECT partition, number, count, hash, min_sequence, max_sequence FROM control_totals WHERE epoch = $1`, o.epoch.id)
+	rows, err := o.cfg.Pool.Query(ctx, `SELECT partition, number, opened, count, hash, min_sequence, max_sequence FROM control_totals WHERE epoch = $1`, o.epoch.id)
 	if err != nil {
 		return fmt.Errorf("take over: read totals: %w", err)
 	}
 	var p int32
+	var opened bool
 	var t totals
 	var hash []byte
-	_, err = pgx.ForEachRow(rows, []any{&p, &t.number, &t.count, &hash, &t.min, &t.max}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&p, &t.number, &opened, &t.count, &hash, &t.min, &t.max}, func() error {
 		if int(p) >= len(o.shards) || len(hash) != len(t.hash) {
 			return fmt.Errorf("totals of partition %d do not fit a topic of %d", p, len(o.shards))
 		}
 		t.hash = event.Sum(hash)
-		o.shards[p].totals = t
+		o.shards[p].totals, o.shards[p].opened = t, opened
 		return nil
 	})
 	if err != nil {
@@ -120,17 +121,27 @@ func (o *owner) loadBlocked(ctx context.Context) error {
 	return nil
 }
 
-// open writes the first record of the epoch to every partition without one.
+// open writes the first record of the epoch to every partition without one. If
+// the relay dies before it has noted that, the partition gets a second one;
+// still no event was sent before it.
 func (o *owner) open(ctx context.Context) error {
 	var unopened []*shard
+	var partitions []int32
 	for _, s := range o.shards {
-		if s.totals.number == 0 {
+		if !s.opened {
 			s.asOf = o.epoch.minted // nothing of this epoch was acknowledged before
-			unopened = append(unopened, s)
+			unopened, partitions = append(unopened, s), append(partitions, s.partition)
 		}
+	}
+	if len(unopened) == 0 {
+		return nil
 	}
 	if err := o.inBand(ctx, unopened, control.ControlKindOpening); err != nil {
 		return err
+	}
+	if _, err := o.cfg.Pool.Exec(ctx, `UPDATE control_totals SET opened = true WHERE epoch = $1 AND partition = ANY ($2::integer[])`,
+		o.epoch.id, partitions); err != nil {
+		return fmt.Errorf("note the opening of the epoch: %w", err)
 	}
 	for _, s := range unopened {
 		s.inBand = time.Time{} // the first totals need not wait

@@ -199,6 +199,7 @@ type owner struct {
 // shard is what the owner knows of one partition.
 type shard struct {
 	partition int32
+	opened    bool // the epoch's opening record stands in the topic
 	totals    totals
 	end       int64     // offset after the last record of the data topic
 	asOf      time.Time // see advance
@@ -227,15 +228,24 @@ type blockedState struct {
 	names []string
 }
 
-// drain handles what is not about one message: it notices fatal errors.
+// drain handles what is not about one message: it notices fatal errors, and
+// says now and then that no broker answers.
 func (o *owner) drain(done chan<- struct{}) {
 	defer close(done)
+	var said time.Time
 	for e := range o.producer.Events() {
-		if err, ok := e.(ck.Error); ok && err.IsFatal() {
+		err, ok := e.(ck.Error)
+		switch {
+		case !ok:
+		case err.IsFatal():
 			select {
 			case o.fatal <- err:
 			default:
 			}
+		case err.Code() == ck.ErrAllBrokersDown && time.Since(said) > 30*time.Second:
+			said = time.Now()
+			o.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "no broker answers; events wait",
+				slog.String("source", o.cfg.Source), slog.Any("error", err))
 		}
 	}
 }

@@ -81,6 +81,7 @@ CREATE TABLE control_totals (
     epoch        text    NOT NULL,
     partition    integer NOT NULL,
     number       bigint  NOT NULL DEFAULT 0, -- of the last control record
+    opened       boolean NOT NULL DEFAULT false, -- the opening record is acknowledged
     count        bigint  NOT NULL DEFAULT 0,
     hash         bytea   NOT NULL,
     min_sequence bigint  NOT NULL DEFAULT 0, -- marked since the last control record; 0 = none
