@@ -45,12 +45,15 @@ func Main[C any](name, description string, run func(context.Context, C) error) {
 		Config C        `embed:""`
 		Log    logFlags `embed:"" prefix:"log-"`
 	}
-	kong.Parse(&flags,
+	parser := kong.Must(&flags,
 		kong.Name(name),
 		kong.Description(description+"\n\nEvery flag can be set by environment: --log-level is "+EnvPrefix+"_LOG_LEVEL."),
 		kong.DefaultEnvars(EnvPrefix),
-		kong.UsageOnError(),
 	)
+	if _, err := parser.Parse(os.Args[1:]); err != nil {
+		_, _ = fmt.Fprintf(os.Stderr, "%s: %v\n  next: %s --help\n", name, err, name)
+		os.Exit(2)
+	}
 	log := newLogger(os.Stderr, flags.Log.Level, flags.Log.Format)
 	ctx, cancel := SignalContext(WithLogger(context.Background(), log))
 	defer cancel()
