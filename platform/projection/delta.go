@@ -10,7 +10,6 @@ type delta struct {
 	tables      []tableDelta // per table, then per log
 	parked      []parkedFact
 	quarantined []quarantine
-	released    []quarantine
 	changes     []Change
 	counts      map[Verdict]int
 }

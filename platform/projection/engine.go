@@ -2,7 +2,6 @@ package projection
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 )
@@ -51,7 +50,6 @@ type outcome struct {
 	members     []event.Aggregate // aggregates seen for the first time
 	touched     map[string]event.Aggregate
 	counts      map[Verdict]int
-	lag         time.Time // newest recorded_at among the applied facts
 	dirty       bool
 	encoded     encoded
 }
@@ -196,9 +194,6 @@ func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 			}
 		}
 		record.advance(f.Envelope)
-		if f.RecordedAt.After(out.lag) {
-			out.lag = f.RecordedAt
-		}
 	case Adopt:
 		record.Epoch = f.Epoch
 	default:
@@ -264,8 +259,5 @@ func (out *outcome) append(later *outcome) {
 	out.parked = append(out.parked, later.parked...)
 	out.quarantined = append(out.quarantined, later.quarantined...)
 	out.members = append(out.members, later.members...)
-	if later.lag.After(out.lag) {
-		out.lag = later.lag
-	}
 	out.dirty = out.dirty || later.dirty
 }

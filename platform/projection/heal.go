@@ -182,7 +182,6 @@ func (p *Projection[S]) healTx(ctx context.Context, tx pgx.Tx, g gap, facts []ev
 	if err != nil {
 		return nil, applied{}, err
 	}
-	record, _ := o.of(g.aggregate)
 	var last int64
 	var inputs []input
 	for _, f := range facts {
@@ -201,7 +200,8 @@ func (p *Projection[S]) healTx(ctx context.Context, tx pgx.Tx, g gap, facts []ev
 	if err != nil {
 		return nil, applied{}, err
 	}
-	if record = o.applied[g.aggregate.String()]; record.Parked == Gap && record.Version >= last {
+	record, _ := o.of(g.aggregate)
+	if record.Parked == Gap && record.Version >= last {
 		record.Parked = ""
 		out.dirty, out.touched[g.aggregate.String()] = true, g.aggregate
 		if out.encoded, err = o.encode(); err != nil {

@@ -77,7 +77,9 @@ func TestGapFilledByALateFact(t *testing.T) {
 // interleaving: the rows are those of the facts in order.
 func TestTwoPaymentsOfOneOrder(t *testing.T) {
 	run := 0
-	url := fresh(t)
+	journal := journalOf()
+	s := fresh(t, withJournal(journal))
+	l := newTopics()
 	rapid.Check(t, func(r *rapid.T) {
 		run++
 		order := fmt.Sprintf("o%d", run)
@@ -91,9 +93,7 @@ func TestTwoPaymentsOfOneOrder(t *testing.T) {
 			}
 			all = append(all, sides[i]...)
 		}
-		s := open(t, url.url, withJournal(journalOf(all...)))
-		l := newTopics()
-		l.offsets = s.claim()
+		journal.add(all...)
 		lost := rapid.IntRange(0, 4).Draw(r, "lost")
 		for len(sides[0])+len(sides[1]) > 0 {
 			i := rapid.IntRange(0, 1).Draw(r, "side")
@@ -122,8 +122,6 @@ func TestTwoPaymentsOfOneOrder(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			r.Fatalf("rows (-want +got):\n%s", diff)
 		}
-		s.Close()
-		s.pool.Close()
 	})
 }
 

@@ -255,7 +255,7 @@ func (p *Shipment) expect(at *time.Time) {
 // live reports whether the parcel is still meant to be with the customer.
 func (p *Shipment) live() bool { return p.Step != "cancelled" && p.Step != "returned" }
 
-// The statuses of an order, in business terms.
+// The statuses of an order.
 const (
 	statusPlaced    = "placed"
 	statusConfirmed = "confirmed"
@@ -305,14 +305,10 @@ func (s *State) customer() string {
 		return s.Order.Customer
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Payments)) {
-		if c := s.Payments[id].Customer; c != "" {
-			return c
-		}
+		return s.Payments[id].Customer
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Shipments)) {
-		if c := s.Shipments[id].Customer; c != "" {
-			return c
-		}
+		return s.Shipments[id].Customer
 	}
 	return ""
 }

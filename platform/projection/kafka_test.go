@@ -1,0 +1,158 @@
+package projection_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/testkit"
+)
+
+// broker is a broker with a producer of facts with JSON bodies.
+type broker struct {
+	t      *testing.T
+	addr   string
+	client *kgo.Client
+}
+
+func newBroker(t *testing.T) *broker {
+	t.Helper()
+	addr := testkit.Broker(t).Addr()
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return &broker{t, addr, client}
+}
+
+func (b *broker) publish(facts ...event.Fact) {
+	b.t.Helper()
+	var records []*kgo.Record
+	for _, f := range facts {
+		value, err := json.Marshal(f.Body)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		r := &kgo.Record{Topic: kafka.EventsTopic(f.Source), Partition: event.PartitionOf(f.Key, kafka.DefaultPartitions), Key: []byte(f.Key), Value: value}
+		for _, h := range f.Headers() {
+			r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+		}
+		records = append(records, r)
+	}
+	if err := b.client.ProduceSync(b.t.Context(), records...).FirstErr(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *broker) reach(c *projection.Config, _ *projection.View[tally]) {
+	c.Kafka = kafka.Config{Brokers: b.addr}
+}
+
+// start runs a subject and returns a function that stops it.
+func (s *subject) start() (stop func()) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			s.t.Errorf("Run: %v", err)
+		}
+	}
+	s.t.Cleanup(stop)
+	return stop
+}
+
+// orders makes one fact of each of n orders.
+func orders(n int) []event.Fact {
+	var facts []event.Fact
+	for i := range n {
+		id := fmt.Sprintf("o%d", i)
+		facts = append(facts, fact(id, "order/"+id, 1, &note{Add: 1, Text: "held"}))
+	}
+	return facts
+}
+
+func TestANewVersionIsBuiltBesideTheOldOneAndSwitchedTo(t *testing.T) {
+	b := newBroker(t)
+	facts := orders(200)
+	b.publish(facts...)
+	first := open(t, testkit.PostgresURL(t), b.reach)
+	stop := first.start()
+	// It answers once it is built; until then it says that it cannot tell.
+	for {
+		f, err := first.read(nil, "o1")
+		if err == nil {
+			if len(f.GetEntityVersions()) != 1 {
+				t.Fatalf("it answered before it was built: %v", f)
+			}
+			break
+		}
+	}
+	same(t, memory(t, facts...), first.viewRows())
+	stop()
+	more := fact("o1", "order/o1", 2, &note{Add: 2})
+	b.publish(more)
+	second := open(t, first.url, b.reach, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 })
+	if f, err := second.read(nil, "o1"); err != nil || f.GetGeneration() != first.Generation() || f.GetEntityVersions()[0].GetVersion() != 1 {
+		t.Fatalf("before it is built, version 2 answers %v, %v", f, err)
+	}
+	second.start()
+	for {
+		f, err := second.read(nil, "o1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.GetGeneration() == second.Generation() {
+			if f.GetEntityVersions()[0].GetVersion() != 2 {
+				t.Fatalf("it was switched to before it was built: %v", f)
+			}
+			break
+		}
+	}
+	same(t, memory(t, append(facts, more)...), second.viewRows())
+}
+
+// Two replicas share the partitions; a caller who carries tokens sees its
+// writes at either, whichever applies them.
+func TestReplicasShareThePartitions(t *testing.T) {
+	b := newBroker(t)
+	url := testkit.PostgresURL(t)
+	replicas := []*subject{open(t, url, b.reach), open(t, url, b.reach)}
+	facts := orders(1)
+	b.publish(facts...)
+	for _, r := range replicas {
+		r.start()
+	}
+	for _, r := range replicas {
+		for {
+			if _, err := r.read(demand(ample, facts[0]), "o0"); err == nil {
+				break
+			}
+		}
+	}
+	for v := range int64(30) {
+		id := fmt.Sprintf("p%d", v)
+		f := fact(id, "payment/"+id, 1, &note{Add: v})
+		b.publish(f)
+		facts = append(facts, f)
+		for _, r := range replicas {
+			if got, err := r.read(demand(ample, f), id); err != nil || !got.GetDemandMet() {
+				t.Fatalf("%v, %v", got, err)
+			}
+		}
+	}
+	same(t, memory(t, facts...), replicas[0].viewRows())
+}
