@@ -16,8 +16,9 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
-// cacheSize bounds the orders a partition keeps in memory.
-const cacheSize = 2048
+// cacheSize bounds the orders a partition keeps in memory between batches. A
+// miss costs a select in a round trip that is made anyway.
+const cacheSize = 512
 
 // partition is what this process knows of a partition number it owns. Only the
 // consumer's worker for that number touches it.

@@ -64,7 +64,7 @@ func (w *waiters) subscribe(keys []string) *Subscription {
 func (w *waiters) tell(changes []Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.byKey) == 0 {
+	if len(w.byKey) == 0 || len(changes) == 0 {
 		return
 	}
 	w.signal(anyChange)
