@@ -85,8 +85,10 @@ lint: tools ## gofmt, go vet, staticcheck, buf lint, buf breaking.
 	go vet work
 	for program in tools/*/; do go vet $$program*.go; done
 	echo "lint: staticcheck"
-	for module in $(MODULES); do (cd $$module && staticcheck ./...); done
-	for program in tools/*/; do staticcheck $$program*.go; done
+	found=0
+	for module in $(MODULES); do (cd $$module && staticcheck ./... | sed "s|^|$$module/|"; exit $${PIPESTATUS[0]}) || found=1; done
+	for program in tools/*/; do staticcheck $$program*.go || found=1; done
+	[ $$found = 0 ]
 	echo "lint: buf lint"
 	buf lint
 	echo "lint: buf breaking, against proto/baseline.binpb"

@@ -108,10 +108,7 @@ func TestControlRecordsAddUp(t *testing.T) {
 	f.drained()
 	f.currentAfter(query[time.Time](f, `SELECT clock_timestamp()`))
 	stop()
-	type state struct {
-		totals
-		lastMax int64
-	}
+	type state struct{ totals }
 	seen := map[int32]*state{}
 	sequences := map[string]int64{}
 	for _, r := range f.read(kafka.TopicOrder) {

@@ -87,9 +87,7 @@ type position struct {
 func list(ctx context.Context, pool *pgxpool.Pool, f filter) ([]stored, error) {
 	sql, args := `SELECT created_at, version, epoch, event_id, recorded_at, state FROM payments WHERE true`, []any{}
 	where := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-		}
+		args = append(args, values...)
 		sql += " AND " + condition
 	}
 	if f.orderID != "" {
