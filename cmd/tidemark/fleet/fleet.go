@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -26,6 +28,9 @@ import (
 
 // DefaultPortBase is the port base of the documented addresses.
 const DefaultPortBase = 7000
+
+// gcPercent trades memory, of which an embedded fleet needs little, for time.
+const gcPercent = 300
 
 // startLimit bounds the start of one part.
 const startLimit = 90 * time.Second
@@ -93,6 +98,10 @@ func Start(ctx context.Context, opts Options) (*Fleet, error) {
 	}
 	if err := f.choosePorts(); err != nil {
 		return nil, err
+	}
+	// Eight parts share one small heap, which would be collected all the time.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	for _, name := range AllParts() {
 		if !f.wanted(name) {
