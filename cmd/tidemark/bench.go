@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/pprof"
 	"text/tabwriter"
 
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/bench"
@@ -20,6 +21,8 @@ type benchFreshnessCmd struct {
 	Rate   float64 `help:"Orders per second, open loop." default:"50"`
 	Orders int     `help:"Orders to measure." default:"3000"`
 	Warmup int     `help:"Orders before that, not measured." default:"300"`
+
+	CPUProfile string `name:"cpuprofile" help:"Write a CPU profile of the run there." type:"path"`
 }
 
 func (c *benchFreshnessCmd) Run(a *app) (err error) {
@@ -38,6 +41,17 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 		return err
 	}
 	fmt.Fprintln(a.err, "starting a fleet of its own …")
+	if c.CPUProfile != "" {
+		file, err := os.Create(c.CPUProfile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	result, err := bench.RunFreshness(a.ctx, bench.FreshnessOptions{
 		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup,
 		Progress: func(arrived, total int) { fmt.Fprintf(a.err, "\r%d of %d orders", arrived, total) },

@@ -85,6 +85,7 @@ func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consume
 	f.mu.Lock()
 	term := f.terms[partition]
 	f.mu.Unlock()
+	var issued int
 	err := postgres.InTx(ctx, f.manager.pool, func(tx pgx.Tx) error {
 		var current int64
 		err := tx.QueryRow(ctx, `
@@ -101,7 +102,7 @@ func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consume
 			return err
 		}
 		facts, unread := f.read(records, stored)
-		if err := f.manager.Fold(ctx, tx, facts); err != nil {
+		if issued, err = f.manager.Fold(ctx, tx, facts); err != nil {
 			return err
 		}
 		if err := f.manager.setAside(ctx, tx, unread); err != nil {
@@ -112,7 +113,9 @@ func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consume
 	if err != nil {
 		return err
 	}
-	f.manager.Wake()
+	if issued > 0 {
+		f.manager.Wake()
+	}
 	return nil
 }
 

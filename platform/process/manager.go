@@ -76,39 +76,40 @@ func (m *Manager[S]) Wake() {
 // Run sends commands until ctx ends. It returns nil then, after the calls in
 // flight have ended; their outcome is recorded or their claim lapses.
 func (m *Manager[S]) Run(ctx context.Context) error {
-	free := make(chan struct{}, workers)
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
+	free := make(chan struct{}, workers) // one token per idle worker
+	for range workers {
+		free <- struct{}{}
+	}
 	for {
-		claimed, err := m.claim(ctx, workers-len(free))
+		room := len(free)
+		claimed, err := m.claim(ctx, room)
 		if err != nil && ctx.Err() == nil {
 			m.log.Warn("process commands cannot be claimed", "process", m.def.Name, "error", err)
 		}
 		for _, p := range claimed {
-			free <- struct{}{}
+			<-free
 			calls.Go(func() {
 				m.dispatch(ctx, p)
-				<-free
-				m.Wake()
+				free <- struct{}{}
 			})
 		}
-		if len(claimed) > 0 && len(free) < workers {
+		if len(claimed) == room { // there may be more: go on as soon as anyone is idle
+			select {
+			case <-ctx.Done():
+				return nil
+			case token := <-free:
+				free <- token
+			}
 			continue
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.wake:
-			if len(free) == workers { // a finished call wakes again
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-m.wake:
-				case <-poll.C:
-				}
-			}
 		case <-poll.C:
 		}
 	}
@@ -124,11 +125,14 @@ func (m *Manager[S]) dispatch(ctx context.Context, p pending) {
 	case outcome == nil:
 		err = m.done(record, p)
 	case unknown(outcome):
-		err = m.later(record, p, backoff(p.attempts), outcome.Error())
+		wait := backoff(p.attempts)
+		err = m.later(record, p, wait, outcome.Error())
+		time.AfterFunc(wait, m.Wake)
 	default:
 		err = postgres.InTx(record, m.pool, func(tx pgx.Tx) error {
 			return m.refused(record, tx, p, outcome.Error())
 		})
+		m.Wake() // the process may have reacted
 		m.log.Info("process step refused", "process", m.def.Name, "instance", p.instance, "step", p.step, "error", outcome)
 	}
 	if err != nil {

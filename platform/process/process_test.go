@@ -107,7 +107,10 @@ func open(t *testing.T, pool *pgxpool.Pool, send process.Send) kitchen {
 
 func (k kitchen) fold(facts ...event.Fact) {
 	k.t.Helper()
-	err := postgres.InTx(k.t.Context(), k.pool, func(tx pgx.Tx) error { return k.manager.Fold(k.t.Context(), tx, facts) })
+	err := postgres.InTx(k.t.Context(), k.pool, func(tx pgx.Tx) error {
+		_, err := k.manager.Fold(k.t.Context(), tx, facts)
+		return err
+	})
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -163,7 +166,7 @@ func TestARolledBackFoldIssuesNothing(t *testing.T) {
 	k := open(t, testkit.Postgres(t), nil)
 	undo := errors.New("undo")
 	err := postgres.InTx(t.Context(), k.pool, func(tx pgx.Tx) error {
-		if err := k.manager.Fold(t.Context(), tx, []event.Fact{fact("o1", "a", 1, "Hungry")}); err != nil {
+		if _, err := k.manager.Fold(t.Context(), tx, []event.Fact{fact("o1", "a", 1, "Hungry")}); err != nil {
 			return err
 		}
 		return undo

@@ -35,11 +35,11 @@ func Migrations() fs.FS {
 // the caller's transaction: the one that also moves the caller's position.
 // Facts of one aggregate must be in order. A fact seen before changes nothing.
 //
-// The instance of a fact is its key, the order id. Call [Manager.Wake] after
-// the commit.
-func (m *Manager[S]) Fold(ctx context.Context, tx pgx.Tx, facts []event.Fact) error {
+// The instance of a fact is its key, the order id. If commands were issued, call
+// [Manager.Wake] after the commit.
+func (m *Manager[S]) Fold(ctx context.Context, tx pgx.Tx, facts []event.Fact) (commands int, err error) {
 	if len(facts) == 0 {
-		return nil
+		return 0, nil
 	}
 	var ids []string
 	byID := map[string][]event.Fact{}
@@ -52,7 +52,7 @@ func (m *Manager[S]) Fold(ctx context.Context, tx pgx.Tx, facts []event.Fact) er
 	slices.Sort(ids) // everybody locks in the same order
 	instances, err := m.lock(ctx, tx, ids)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var changed []*instance[S]
 	var issued []issue
@@ -75,7 +75,7 @@ func (m *Manager[S]) Fold(ctx context.Context, tx pgx.Tx, facts []event.Fact) er
 			})
 		}
 	}
-	return m.save(ctx, tx, changed, issued)
+	return len(issued), m.save(ctx, tx, changed, issued)
 }
 
 // issue is a command on its way into the table.
