@@ -88,7 +88,6 @@ func TestImportStoppedAnywhereResumes(t *testing.T) {
 		if _, err := Import(ctx, fleet, source, options); !errors.Is(err, context.Canceled) {
 			t.Errorf("stopped after %d effects: error %v, want canceled", at, err)
 		}
-		recorder.after = nil
 		sent, err := Import(t.Context(), fleet, source, options)
 		if err != nil {
 			t.Fatal(err)
