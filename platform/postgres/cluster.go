@@ -247,6 +247,7 @@ func serverArgs(config ClusterConfig, dataDir, socketDir string) []string {
 		"full_page_writes=" + durable,
 		"shared_buffers=96MB",
 		"max_wal_size=512MB",
+		"autovacuum_naptime=10s", // the outbox is a queue: its dead rows must go soon
 		"wal_level=replica",
 		"max_wal_senders=0",
 		"max_logical_replication_workers=0",
