@@ -22,6 +22,8 @@ type benchFreshnessCmd struct {
 	Orders int     `help:"Orders to measure." default:"3000"`
 	Warmup int     `help:"Orders before that, not measured." default:"300"`
 
+	Carrier bool `help:"Let carriers move the parcels too, so that orders are collected and completed meanwhile."`
+
 	CPUProfile string `name:"cpuprofile" help:"Write a CPU profile of the run there." type:"path"`
 }
 
@@ -53,7 +55,7 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 		defer pprof.StopCPUProfile()
 	}
 	result, err := bench.RunFreshness(a.ctx, bench.FreshnessOptions{
-		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup,
+		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup, Carrier: c.Carrier,
 		Progress: func(arrived, total int) { fmt.Fprintf(a.err, "\r%d of %d orders", arrived, total) },
 	})
 	fmt.Fprintln(a.err)
@@ -63,8 +65,8 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 	if !a.json() {
 		fmt.Fprintf(a.out, "%s, %d cores, %s, %s, broker %s, Postgres with fsync\n",
 			result.Machine.CPU, result.Machine.Cores, result.Machine.OS, result.Machine.Go, result.Machine.Broker)
-		fmt.Fprintf(a.out, "%d orders at %.1f/s (wanted %.0f/s), open loop, fulfilment running; %d orders completed meanwhile\n\n",
-			result.Orders, result.Reached, result.Rate, result.Completed)
+		fmt.Fprintf(a.out, "%d orders at %.1f/s (wanted %.0f/s), open loop, fulfilment running; %d orders confirmed and %d completed meanwhile\n\n",
+			result.Orders, result.Reached, result.Rate, result.Confirmed, result.Completed)
 		table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(table, "ms\tp50\tp90\tp99\tmax\t")
 		for _, row := range []struct {

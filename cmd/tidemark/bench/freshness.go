@@ -31,6 +31,9 @@ type FreshnessOptions struct {
 	Rate float64
 	// Orders are measured after Warmup orders that are not.
 	Orders, Warmup int
+	// Carrier lets carriers dispatch, scan and deliver the parcels too, so that the
+	// orders are collected and completed while later ones arrive.
+	Carrier bool
 	// Progress is told how many orders have arrived; nil: nobody is.
 	Progress func(arrived, total int)
 }
@@ -46,13 +49,15 @@ type Freshness struct {
 	// due to arrive to the answer of the query that carries the command's token.
 	Place   Quantiles `json:"place_ms"`
 	Visible Quantiles `json:"place_to_visible_ms"`
-	// Completed is how many of all orders the fulfilment process had brought to
-	// their end when the last order was visible.
+	// Confirmed and Completed are how many of all orders the fulfilment process had
+	// brought that far when the last order was visible.
+	Confirmed int64 `json:"orders_confirmed"`
 	Completed int64 `json:"orders_completed"`
+	Carrier   bool  `json:"carrier"`
 }
 
-// RunFreshness starts a durable embedded fleet with the fulfilment process and
-// a carrier, and measures how long after it was due an order is visible in the
+// RunFreshness starts a durable embedded fleet with the fulfilment process and,
+// if asked, a carrier, and measures how long after it was due an order is visible in the
 // timeline to a reader who demands it.
 func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, err error) {
 	f, err := fleet.Start(ctx, fleet.Options{Dir: o.Dir, Durable: true})
@@ -76,7 +81,9 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	var count traffic.Count
 	carrying, stopCarrier := context.WithCancel(ctx)
 	var carrier sync.WaitGroup
-	carrier.Go(func() { _ = traffic.Run(carrying, to, traffic.Options{Pace: time.Second, Count: &count}) })
+	if o.Carrier {
+		carrier.Go(func() { _ = traffic.Run(carrying, to, traffic.Options{Pace: time.Second, Count: &count}) })
+	}
 	defer carrier.Wait()
 	defer stopCarrier()
 
@@ -96,7 +103,8 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 		if i == o.Warmup {
 			first = due
 		}
-		readers.Go(func() { place[i], visible[i], failures[i] = placeAndSee(ctx, to, i, due) })
+		at := due // the loop moves due on while the reader still runs
+		readers.Go(func() { place[i], visible[i], failures[i] = placeAndSee(ctx, to, i, at) })
 		if o.Progress != nil && i%25 == 0 {
 			o.Progress(i, total)
 		}
@@ -118,7 +126,9 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	result.Rate, result.Orders = o.Rate, o.Orders
 	result.Reached = float64(o.Orders) / last.Sub(first).Seconds()
 	result.Place, result.Visible = quantiles(place[o.Warmup:]), quantiles(visible[o.Warmup:])
-	result.Completed = completed(ctx, to)
+	result.Carrier = o.Carrier
+	result.Completed = inState(ctx, to, orderv1.OrderState_ORDER_STATE_COMPLETED)
+	result.Confirmed = result.Completed + inState(ctx, to, orderv1.OrderState_ORDER_STATE_CONFIRMED)
 	return result, nil
 }
 
@@ -150,21 +160,20 @@ func placeAndSee(ctx context.Context, to *client.Fleet, i int, due time.Time) (p
 	return placed, time.Since(due), err
 }
 
-func completed(ctx context.Context, to *client.Fleet) int64 {
-	page, err := to.Orders.ListOrders(ctx, &orderv1.ListOrdersRequest{
-		States: []orderv1.OrderState{orderv1.OrderState_ORDER_STATE_COMPLETED}, PageSize: 500,
-	})
+// inState counts the orders in one state.
+func inState(ctx context.Context, to *client.Fleet, state orderv1.OrderState) int64 {
+	request := &orderv1.ListOrdersRequest{States: []orderv1.OrderState{state}, PageSize: 500}
 	var n int64
-	for err == nil {
-		n += int64(len(page.GetOrders()))
-		if page.GetNextPageToken() == "" {
-			break
+	for {
+		page, err := to.Orders.ListOrders(ctx, request)
+		if err != nil {
+			return n
 		}
-		page, err = to.Orders.ListOrders(ctx, &orderv1.ListOrdersRequest{
-			States: []orderv1.OrderState{orderv1.OrderState_ORDER_STATE_COMPLETED}, PageSize: 500, PageToken: page.GetNextPageToken(),
-		})
+		n += int64(len(page.GetOrders()))
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			return n
+		}
 	}
-	return n
 }
 
 func firstError(errs []error) error {
