@@ -36,27 +36,31 @@ type Schema struct {
 	Key
 	ID       int              // number in the schema registry and in the Confluent frame
 	FullName string           // "tidemark.order.OrderPlaced"
-	Source   string           // who states it: "order", "payment", "shipment"; or "control"
+	Source   string           // who states it: "order", "payment", "shipment"; or [SourceControl]
 	Text     string           // the schema file
 	Root     *avro.SchemaNode // the schema file parsed, every name expanded
 }
 
-// SourceControl is the Source of the control record's schema.
+// SourceControl is the Source of schemas that belong to no context: any source
+// may write them.
 const SourceControl = "control"
 
 // Subjects returns the names under which the registry knows the schema: topic,
-// dash, full name (TopicRecordNameStrategy). A fact has one topic; a control
-// record travels in every topic.
+// dash, full name (TopicRecordNameStrategy). A fact has one topic; a void fact
+// stands in for a fact of any of them; a control record travels in every topic.
 func (s Schema) Subjects() []string {
 	if s.Source != SourceControl {
 		return []string{"tidemark." + s.Source + ".events-" + s.FullName}
 	}
-	return []string{
+	subjects := []string{
 		"tidemark.order.events-" + s.FullName,
 		"tidemark.payment.events-" + s.FullName,
 		"tidemark.shipment.events-" + s.FullName,
-		"tidemark.control-" + s.FullName,
 	}
+	if s.Name == new(control.ControlRecord).FactName() {
+		subjects = append(subjects, "tidemark.control-"+s.FullName)
+	}
+	return subjects
 }
 
 // Record is the typed content of an event: a pointer to a generated struct.
@@ -98,8 +102,11 @@ func Catalog() *Set {
 }
 
 func newRecord(name string) Record {
-	if name == new(control.ControlRecord).FactName() {
+	switch name {
+	case new(control.ControlRecord).FactName():
 		return new(control.ControlRecord)
+	case new(control.FactVoided).FactName():
+		return new(control.FactVoided)
 	}
 	if fact := facts.New(name); fact != nil {
 		return fact

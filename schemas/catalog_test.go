@@ -17,7 +17,7 @@ func TestIDsNeverShift(t *testing.T) {
 		"OrderPlaced/1", "OrderReleased/1", "PaymentAuthorized/1", "PaymentCaptured/1", "PaymentCorrected/1",
 		"PaymentDeclined/1", "PaymentRefunded/1", "PaymentRequested/1", "PaymentVoided/1", "ShipmentCancelled/1",
 		"ShipmentDelayed/1", "ShipmentDelivered/1", "ShipmentDispatched/1", "ShipmentLost/1", "ShipmentPlanned/1",
-		"ShipmentReturned/1", "ShipmentScanned/1",
+		"ShipmentReturned/1", "ShipmentScanned/1", "FactVoided/1",
 	}
 	all := schemas.Catalog().All()
 	for i, key := range released {
@@ -36,6 +36,14 @@ func TestSubjects(t *testing.T) {
 	record, _ := set.Lookup(schemas.Key{Name: "ControlRecord", Version: 1})
 	if got := record.Subjects(); len(got) != 4 || !slices.Contains(got, "tidemark.control-tidemark.control.ControlRecord") {
 		t.Error(got)
+	}
+	void, _ := set.Lookup(schemas.Key{Name: "FactVoided", Version: 1})
+	want := []string{
+		"tidemark.order.events-tidemark.control.FactVoided", "tidemark.payment.events-tidemark.control.FactVoided",
+		"tidemark.shipment.events-tidemark.control.FactVoided",
+	}
+	if diff := cmp.Diff(want, void.Subjects()); diff != "" {
+		t.Error(diff)
 	}
 }
 

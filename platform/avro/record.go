@@ -69,7 +69,8 @@ func Unframe(value []byte) (id int, bare []byte, err error) {
 
 // DecodeRecord reads a fact from a Kafka record. It needs no registry: the
 // ce_dataschema header names the schema, and the frame's id must be that
-// schema's. Partition is left to the caller.
+// schema's. Partition is left to the caller. The body of a void fact is a
+// [*control.FactVoided], whatever the source.
 //
 // The error is an [*Error]. Even then the fact's envelope holds whatever could
 // be read of it, so that the record can be parked under its name; Body is nil.
@@ -85,6 +86,9 @@ func (c *Codec) DecodeRecord(headers []event.Header, key, value []byte) (event.F
 		return fact, poison(BadHeader, err)
 	case string(key) != envelope.Key:
 		return fact, poison(BadHeader, errors.New("ce_subject is not the record's key"))
+	}
+	if envelope.Source == schemas.SourceControl {
+		return fact, poison(BadHeader, errors.New("a control record says it is a fact"))
 	}
 	w, bare, err := c.unframe(schemas.Key{Name: envelope.Type, Version: envelope.SchemaVersion}, envelope.Source, value)
 	if err != nil {
@@ -109,12 +113,21 @@ func (c *Codec) unframe(key schemas.Key, source string, value []byte) (*writer, 
 	switch {
 	case w == nil:
 		return nil, nil, poison(UnknownSchema, fmt.Errorf("no schema %s", key))
-	case w.Source != source:
+	case !w.statedBy(source):
 		return nil, nil, poison(BadHeader, fmt.Errorf("%s is not stated by ce_source", key.Name))
 	case w.Schema.ID != id:
 		return nil, nil, poison(SchemaIDMismatch, fmt.Errorf("frame has id %d, %s has id %d", id, key, w.Schema.ID))
 	}
 	return w, bare, nil
+}
+
+// statedBy reports whether a record of the source may be of the schema. A void
+// fact stands in for a fact of any source that states facts.
+func (w *writer) statedBy(source string) bool {
+	if w.Name == new(control.FactVoided).FactName() {
+		return source != schemas.SourceControl
+	}
+	return w.Source == source
 }
 
 // EncodeControl returns the Kafka record of a control record: its key is the

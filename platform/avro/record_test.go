@@ -26,6 +26,57 @@ func TestDecodeRecord(t *testing.T) {
 	}
 }
 
+// A fact that was released reads as its void, under the identity of the fact
+// and whoever's fact it was; a control record never passes for one.
+func TestVoidFact(t *testing.T) {
+	codec := newCodec(t, schemas.Catalog())
+	void := &control.FactVoided{
+		OriginalName: "OrderPlaced", OriginalVersion: 1, Reason: "too large for the broker", Actor: "operator:ana",
+		VoidedAt: time.Date(2026, 11, 30, 11, 0, 0, 123456000, time.UTC),
+	}
+	name, version, bare, err := codec.Encode(void)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := codec.Decode(name, version, bare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(event.Body(void), body); diff != "" {
+		t.Error("as the journal serves it:", diff)
+	}
+	id, _ := codec.ID(name, version)
+	for _, source := range []string{"order", "payment", "shipment"} {
+		e := envelope()
+		e.Source, e.Type, e.SchemaVersion = source, name, version
+		if err := e.Validate(); err != nil {
+			t.Error(err)
+		}
+		fact, err := codec.DecodeRecord(e.Headers(), []byte(e.Key), avro.Frame(id, bare))
+		if err != nil {
+			t.Errorf("%s: %v", source, err)
+		}
+		if diff := cmp.Diff(event.Fact{Envelope: e, Body: void}, fact); diff != "" {
+			t.Errorf("%s: %s", source, diff)
+		}
+	}
+	_, _, total, err := codec.EncodeControl(totals())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		source, name string
+		value        []byte
+	}{{schemas.SourceControl, name, avro.Frame(id, bare)}, {schemas.SourceControl, "ControlRecord", total}, {"order", "ControlRecord", total}} {
+		e := envelope()
+		e.Source, e.Type, e.SchemaVersion = c.source, c.name, 1
+		var poison *avro.Error
+		if _, err := codec.DecodeRecord(e.Headers(), []byte(e.Key), c.value); !errors.As(err, &poison) || poison.Class != avro.BadHeader {
+			t.Errorf("%s stated by %s: %v", c.name, c.source, err)
+		}
+	}
+}
+
 // Every way to be unreadable has its class, and costs no more of the identity
 // than it must.
 func TestPoisonIsClassifiedAndNamed(t *testing.T) {

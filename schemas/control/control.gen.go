@@ -86,6 +86,48 @@ func (v *ControlRecord) FromNative(value any) error {
 	return nil
 }
 
+// FactVoided is the value that stands where a fact stood that could not be sent and was released by an operator. It has that fact's identity and means nothing to the business.
+type FactVoided struct {
+	OriginalName    string    // Name of the fact that was released, for instance OrderPlaced.
+	OriginalVersion int32     // Version of the schema that fact was written with.
+	Reason          string    // Why it was released, in the operator's words. Never personal data.
+	Actor           string    // Who released it, as operator:<name>.
+	VoidedAt        time.Time // When it was released.
+}
+
+// FactName returns "FactVoided".
+func (*FactVoided) FactName() string { return "FactVoided" }
+
+// AvroSchemaVersion returns the version of the schema that ToNative follows.
+func (*FactVoided) AvroSchemaVersion() int { return 1 }
+
+// ToNative returns the record as goavro writes it, or the field that cannot be written.
+func (v *FactVoided) ToNative() (map[string]any, error) {
+	w := native.NewWriter("FactVoided", 5)
+	w.String("original_name", v.OriginalName)
+	w.Int("original_version", v.OriginalVersion)
+	w.String("reason", v.Reason)
+	w.String("actor", v.Actor)
+	w.Time("voided_at", v.VoidedAt)
+	return w.Done()
+}
+
+// FromNative sets the record from what goavro read, or returns the field that is missing, unknown or wrong.
+func (v *FactVoided) FromNative(value any) error {
+	r := native.NewReader("FactVoided", value)
+	var out FactVoided
+	out.OriginalName = r.String("original_name")
+	out.OriginalVersion = r.Int("original_version")
+	out.Reason = r.String("reason")
+	out.Actor = r.String("actor")
+	out.VoidedAt = r.Time("voided_at")
+	if err := r.Done(); err != nil {
+		return err
+	}
+	*v = out
+	return nil
+}
+
 // ControlKind is what a control record is for.
 type ControlKind string
 

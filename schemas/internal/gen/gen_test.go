@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,7 +55,7 @@ func TestNewSchemaShiftsNoID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := before + "24 Aardvark 1 " + lock.Sum([]byte(aardvark)) + "\n"
+	want := fmt.Sprintf("%s%d Aardvark 1 %s\n", before, strings.Count(before, "\n"), lock.Sum([]byte(aardvark)))
 	if diff := cmp.Diff(want, string(out[lock.File])); diff != "" {
 		t.Error(diff)
 	}
@@ -76,7 +77,7 @@ func TestGeneratorRefuses(t *testing.T) {
 			add(f, lock.File, strings.Replace(string(f[lock.File].Data), "\n6 ", "\n60 ", 1))
 		}, "ids count up"},
 		{"version twice", func(f fstest.MapFS) {
-			add(f, lock.File, string(f[lock.File].Data)+"24 OrderHeld 1 x\n")
+			add(f, lock.File, string(f[lock.File].Data)+"99 OrderHeld 1 x\n")
 		}, "no version appears twice"},
 		{"garbage in the lock", func(f fstest.MapFS) { add(f, lock.File, "1 OrderHeld\n") }, "want id, name, version and sha256"},
 		{"file in the wrong place", func(f fstest.MapFS) { add(f, "avro/OrderHeld.avsc", "{}") }, "a schema is called"},
