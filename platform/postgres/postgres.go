@@ -88,6 +88,8 @@ const (
 	maxAttempts = 8
 	firstPause  = 2 * time.Millisecond
 	longPause   = 200 * time.Millisecond
+
+	rollbackTime = 5 * time.Second
 )
 
 // ErrCommitUnknown means that the connection broke while the commit was under
@@ -106,9 +108,14 @@ func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) err
 
 // InTxWith is InTx with a choice of isolation level and access mode.
 func InTxWith(ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, fn func(tx pgx.Tx) error) error {
+	return retried(ctx, func() error { return tryTx(ctx, pool, options, fn) })
+}
+
+// retried runs a transaction again while it ends in a conflict.
+func retried(ctx context.Context, try func() error) error {
 	pause := firstPause
 	for attempt := 1; ; attempt++ {
-		err := tryTx(ctx, pool, options, fn)
+		err := try()
 		if err == nil || !IsConflict(err) {
 			return err
 		}
@@ -136,7 +143,7 @@ func tryTx(ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, fn fu
 		}
 		// The caller's context may be the reason why fn failed, so the rollback
 		// gets one of its own. After a broken connection it does nothing.
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 		defer cancel()
 		_ = tx.Rollback(bounded)
 	}()
@@ -148,11 +155,17 @@ func tryTx(ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, fn fu
 	if err == nil {
 		return nil
 	}
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) || errors.Is(err, pgx.ErrTxCommitRollback) {
-		return fmt.Errorf("commit: %w", err) // the server said no
+	if wasRefused(err) || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return fmt.Errorf("commit: %w", err)
 	}
 	return fmt.Errorf("commit: %w: %w", ErrCommitUnknown, err)
+}
+
+// wasRefused reports whether the server said no to a statement. An error that
+// ends the connection says nothing about a commit that was under way.
+func wasRefused(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Severity != "FATAL" && refused.Severity != "PANIC"
 }
 
 // IsConflict reports whether err is a serialization failure or a deadlock:

@@ -171,7 +171,7 @@ func asRefusal(err error) error {
 // transaction.
 func (p *Projection[S]) apply(ctx context.Context, pt *partition[S], items []item) error {
 	batch := &batchRun[S]{p: p, pt: pt}
-	err := postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error { return batch.run(ctx, tx, items) })
+	err := postgres.InBatches(ctx, p.pool, func(tx *postgres.BatchTx) error { return batch.run(ctx, tx, items) })
 	if err != nil {
 		pt.forget()
 		return fmt.Errorf("apply to partition %d of %s: %w", pt.number, p.own, asRefusal(err))
@@ -192,7 +192,7 @@ type batchRun[S any] struct {
 	begun   bool
 }
 
-func (b *batchRun[S]) run(ctx context.Context, tx pgx.Tx, items []item) error {
+func (b *batchRun[S]) run(ctx context.Context, tx *postgres.BatchTx, items []item) error {
 	if b.begun { // again after a conflict: what was folded then is not stored
 		b.pt.forget()
 	}
@@ -231,38 +231,24 @@ func (b *batchRun[S]) run(ctx context.Context, tx pgx.Tx, items []item) error {
 
 // lock takes the position row first, and loads in the same round trip the
 // orders that are not in memory.
-func (b *batchRun[S]) lock(ctx context.Context, tx pgx.Tx, items []item) (position, error) {
-	wanted := b.wanted(items)
+func (b *batchRun[S]) lock(ctx context.Context, tx *postgres.BatchTx, items []item) (locked position, err error) {
 	batch := &pgx.Batch{}
-	batch.Queue(lockPosition, b.pt.number)
-	if len(wanted) > 0 {
-		batch.Queue(selectStates, wanted)
-	}
-	results := tx.SendBatch(ctx, batch)
-	locked, err := scanPosition(results.QueryRow())
-	if err == nil && len(wanted) > 0 {
-		var rows pgx.Rows
-		if rows, err = results.Query(); err == nil {
-			err = b.load(rows, wanted)
-		}
-	}
-	if err = errors.Join(err, results.Close()); err != nil {
+	batch.Queue(lockPosition, b.pt.number).QueryRow(func(r pgx.Row) (err error) {
+		locked, err = scanPosition(r)
+		return err
+	})
+	b.load(batch, items)
+	if err := tx.Send(ctx, batch); err != nil || locked.revision == b.pt.revision {
 		return locked, err
-	}
-	if locked.revision == b.pt.revision {
-		return locked, nil
 	}
 	// Somebody else wrote: a healer, or another owner. What is in memory is old.
 	b.pt.forget()
 	b.pt.revision = locked.revision
-	if wanted = b.wanted(items); len(wanted) == 0 {
+	again := &pgx.Batch{}
+	if b.load(again, items); again.Len() == 0 {
 		return locked, nil
 	}
-	rows, err := tx.Query(ctx, selectStates, wanted)
-	if err != nil {
-		return locked, fmt.Errorf("load states: %w", err)
-	}
-	return locked, b.load(rows, wanted)
+	return locked, tx.Send(ctx, again)
 }
 
 const selectStates = `SELECT order_id, state, applied FROM state WHERE order_id = ANY($1::text[])`
@@ -278,24 +264,31 @@ func (b *batchRun[S]) wanted(items []item) []string {
 	return slices.Collect(maps.Keys(missing))
 }
 
-func (b *batchRun[S]) load(rows pgx.Rows, wanted []string) error {
-	for _, id := range wanted {
-		b.pt.orders[id] = newOrder[S](id)
+// load queues the select of the orders that are not in memory.
+func (b *batchRun[S]) load(batch *pgx.Batch, items []item) {
+	wanted := b.wanted(items)
+	if len(wanted) == 0 {
+		return
 	}
-	var id string
-	var bytes encoded
-	_, err := pgx.ForEachRow(rows, []any{&id, &bytes.state, &bytes.applied}, func() error {
-		o, err := openOrder[S](id, encoded{slices.Clone(bytes.state), slices.Clone(bytes.applied)})
-		if err != nil {
-			return err
+	batch.Queue(selectStates, wanted).Query(func(rows pgx.Rows) error {
+		for _, id := range wanted {
+			b.pt.orders[id] = newOrder[S](id)
 		}
-		b.pt.orders[id] = o
+		var id string
+		var bytes encoded
+		_, err := pgx.ForEachRow(rows, []any{&id, &bytes.state, &bytes.applied}, func() error {
+			o, err := openOrder[S](id, encoded{slices.Clone(bytes.state), slices.Clone(bytes.applied)})
+			if err != nil {
+				return err
+			}
+			b.pt.orders[id] = o
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("load states: %w", err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("load states: %w", err)
-	}
-	return nil
 }
 
 // orderInput is what a batch brings to one order.
@@ -345,7 +338,7 @@ func (b *batchRun[S]) sort(items []item) (inputs []*orderInput[S], moved bool, e
 	return inputs, moved, nil
 }
 
-func (b *batchRun[S]) write(ctx context.Context, tx pgx.Tx, d *delta) error {
+func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *delta) error {
 	stored := maps.Clone(b.offsets)
 	if next, ok := stored[b.p.cfg.ControlTopic]; ok {
 		stored[b.p.cfg.ControlTopic] = b.marks.hold(next)
@@ -358,7 +351,7 @@ func (b *batchRun[S]) write(ctx context.Context, tx pgx.Tx, d *delta) error {
 	d.queue(batch, b.p.sql, b.pt.number, b.p.own.version)
 	b.marks.queue(batch, b.pt.number)
 	batch.Queue(movePosition, b.pt.number, text)
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+	if err := tx.Commit(ctx, batch); err != nil {
 		return fmt.Errorf("write a batch: %w", err)
 	}
 	b.delta = d
