@@ -18,6 +18,7 @@ func TestIDsNeverShift(t *testing.T) {
 		"PaymentDeclined/1", "PaymentRefunded/1", "PaymentRequested/1", "PaymentVoided/1", "ShipmentCancelled/1",
 		"ShipmentDelayed/1", "ShipmentDelivered/1", "ShipmentDispatched/1", "ShipmentLost/1", "ShipmentPlanned/1",
 		"ShipmentReturned/1", "ShipmentScanned/1", "FactVoided/1",
+		"PaymentDeclined/2", "ShipmentScanned/2", "ShipmentStalled/1",
 	}
 	all := schemas.Catalog().All()
 	for i, key := range released {

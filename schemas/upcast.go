@@ -1,12 +1,25 @@
 package schemas
 
+import (
+	"fmt"
+
+	"github.com/tidemark-dev/tidemark/schemas/facts"
+)
+
 // upcasters returns the steps between versions that need more than defaults.
-// Every event is in its first version, so there are none yet. A step looks like
-//
-//	{"OrderPlaced", 1}: func(event map[string]any) error {
-//		event["new_field"] = … // from the old fields
-//		return nil
-//	},
+// Views read what they fill, so a step that changes is a change of those views.
 func upcasters() map[Key]Upcaster {
-	return map[Key]Upcaster{}
+	return map[Key]Upcaster{
+		{"ShipmentScanned", 1}: splitLocation,
+	}
+}
+
+// splitLocation fills the parts of a place that version 1 said in one text.
+func splitLocation(event map[string]any) error {
+	location, ok := event["location"].(string)
+	if !ok {
+		return fmt.Errorf("location is a %T", event["location"])
+	}
+	event["facility"], event["area"] = facts.SplitLocation(location)
+	return nil
 }

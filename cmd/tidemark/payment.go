@@ -34,11 +34,15 @@ func showPayment[R interface{ GetPayment() *paymentv1.Payment }](response R) (li
 }
 
 func paymentPairs(p *paymentv1.Payment) []string {
+	declined := clean(p.GetDeclineCode())
+	if p.GetDeclineRetryable() {
+		declined += ", may be tried again"
+	}
 	return []string{
 		"payment", p.GetPaymentId(), "order", p.GetOrderId(), "state", word(p.GetState(), "PAYMENT_STATE_"),
 		"method", word(p.GetMethod(), "PAYMENT_METHOD_"), "amount", moneyText(p.GetAmount()),
 		"captured", moneyText(p.GetCaptured()), "refunded", moneyText(p.GetRefunded()), "released", moneyText(p.GetVoided()),
-		"declined", clean(p.GetDeclineCode()),
+		"declined", declined,
 	}
 }
 
@@ -53,6 +57,7 @@ type paymentAuthorizeCmd struct {
 	Installments int32  `help:"Instalments agreed with the provider."`
 	Reference    string `help:"The provider's token for the method; never a card number."`
 	External     string `help:"For a payment that another system made: what it reports: pending, authorized or declined." enum:",pending,authorized,declined" default:""`
+	Retryable    bool   `help:"With --external=declined: the same method may be tried again."`
 }
 
 func (c *paymentAuthorizeCmd) Run(a *app) error {
@@ -78,6 +83,9 @@ func (c *paymentAuthorizeCmd) Run(a *app) error {
 		request.Fulfilment = fulfilment("external")
 		request.ExternalOutcome = enums[paymentv1.ExternalOutcome](
 			paymentv1.ExternalOutcome_value, "EXTERNAL_OUTCOME_", []string{c.External})[0]
+	}
+	if request.ExternalRetryable = c.Retryable; c.Retryable && c.External != "declined" {
+		return usage("--retryable goes with --external=declined")
 	}
 	return write(a, &c.writeFlags, a.Payments.AuthorizePayment, request, showPayment)
 }

@@ -11,7 +11,7 @@ type shipmentCmd struct {
 	Plan     shipmentPlanCmd     `cmd:"" help:"Plan what one warehouse is to ship for an order."`
 	Dispatch shipmentDispatchCmd `cmd:"" help:"Hand a shipment to the carrier."`
 	Scan     shipmentScanCmd     `cmd:"" help:"Record where the carrier saw it."`
-	Delay    shipmentDelayCmd    `cmd:"" help:"Move the expected date."`
+	Delay    shipmentDelayCmd    `cmd:"" help:"Move the expected date, or say that nobody knows it any more."`
 	Deliver  shipmentDeliverCmd  `cmd:"" help:"Record that the customer has it."`
 	Lose     shipmentLoseCmd     `cmd:"" help:"Record that the carrier lost it."`
 	Return   shipmentReturnCmd   `cmd:"" help:"Record that it came back."`
@@ -38,10 +38,14 @@ func showShipment[R interface{ GetShipment() *shipmentv1.Shipment }](response R)
 }
 
 func shipmentPairs(s *shipmentv1.Shipment) []string {
+	expected := timeText(s.GetExpectedAt())
+	if s.GetStalled() {
+		expected = "nobody knows, it is stalled"
+	}
 	return []string{
 		"shipment", s.GetShipmentId(), "order", s.GetOrderId(), "state", word(s.GetState(), "SHIPMENT_STATE_"),
 		"warehouse", clean(s.GetWarehouse()), "carrier", clean(strings.TrimSpace(s.GetCarrier() + " " + s.GetTrackingNumber())),
-		"promised", timeText(s.GetPromisedAt()), "expected", timeText(s.GetExpectedAt()),
+		"promised", timeText(s.GetPromisedAt()), "expected", expected,
 	}
 }
 
@@ -104,21 +108,30 @@ func (c *shipmentDispatchCmd) Run(a *app) error {
 type shipmentScanCmd struct {
 	Shipment string `arg:"" help:"Id of the shipment."`
 	writeFlags
-	Location    string `help:"Place, for example a depot." required:""`
+	Location    string `help:"Place in one text, as in 'CD 4, Campinas'." xor:"place" required:""`
+	Facility    string `help:"Place in parts: the depot, hub or shop." xor:"place" required:""`
+	Area        string `help:"Town or district of the facility."`
+	Country     string `help:"Its country, as in BR."`
 	Description string `help:"What happened there."`
 }
 
 func (c *shipmentScanCmd) Run(a *app) error {
-	return write(a, &c.writeFlags, a.Shipments.RecordScan, &shipmentv1.RecordScanRequest{
+	request := &shipmentv1.RecordScanRequest{
 		RequestId: c.id(), Actor: c.Actor, OccurredAt: c.At.proto(), TimeEstimated: c.Estimated,
 		ShipmentId: c.Shipment, Location: c.Location, Description: c.Description,
-	}, showShipment)
+	}
+	if c.Location == "" {
+		request.Place = &shipmentv1.ScanPlace{Facility: c.Facility, Area: c.Area, Country: strings.ToUpper(c.Country)}
+	} else if c.Area+c.Country != "" {
+		return usage("--area and --country go with --facility")
+	}
+	return write(a, &c.writeFlags, a.Shipments.RecordScan, request, showShipment)
 }
 
 type shipmentDelayCmd struct {
 	Shipment string `arg:"" help:"Id of the shipment."`
 	writeFlags
-	Expected moment `help:"Date expected now." required:"" placeholder:"TIME"`
+	Expected moment `help:"Date expected now. Default: nobody knows; the parcel is stalled." placeholder:"TIME"`
 	Reason   string `help:"Why."`
 }
 

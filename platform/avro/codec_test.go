@@ -44,6 +44,44 @@ func TestReleasedBytesAreReadable(t *testing.T) {
 	group.Wait()
 }
 
+// Bytes of version 1 mean in today's type what their writers meant: what was one
+// text has its parts, and what nobody said has the default.
+func TestReleasedFirstVersionsAreLifted(t *testing.T) {
+	codec := newCodec(t, schemas.Catalog())
+	for _, c := range goldens(t) {
+		if c.Version == schemas.Catalog().Today(c.Name) {
+			continue
+		}
+		body, err := codec.Decode(c.Name, c.Version, c.Bare)
+		if err != nil {
+			t.Fatalf("%s %s: %v", c.Key, c.Case, err)
+		}
+		switch f := body.(type) {
+		case *facts.ShipmentScanned:
+			if f.Facility != f.Location || f.Area != "" || f.Country != "" || (c.Case == "full") != (f.Location != "") {
+				t.Errorf("%s %s: %+v", c.Key, c.Case, f)
+			}
+		case *facts.PaymentDeclined:
+			if f.Retryable || f.Amount.Currency == "" {
+				t.Errorf("%s %s: %+v", c.Key, c.Case, f)
+			}
+		default:
+			t.Errorf("%s: say here what its old bytes mean today", c.Key)
+		}
+	}
+	// "depot, Campinas, SP" in a text of version 1: its length is its first byte.
+	for _, c := range goldens(t) {
+		if c.Key == (schemas.Key{Name: "ShipmentScanned", Version: 1}) && c.Case == "least" {
+			text := "depot, Campinas, SP"
+			bare := append(append(append([]byte{}, c.Bare[:len(c.Bare)-2]...), byte(2*len(text))), text...)
+			body, err := codec.Decode(c.Name, c.Version, append(bare, 0))
+			if f, ok := body.(*facts.ShipmentScanned); err != nil || !ok || f.Location != text || f.Facility != "depot" || f.Area != "Campinas, SP" {
+				t.Errorf("%+v, %v", body, err)
+			}
+		}
+	}
+}
+
 func TestEncodeRefuses(t *testing.T) {
 	codec := newCodec(t, schemas.Catalog())
 	big := placed()

@@ -46,6 +46,7 @@ type Payment struct {
 	Currency   string     `json:"cu"`
 	Step       string     `json:"st"` // "requested", "authorized", "declined" or "voided"
 	Reason     string     `json:"r,omitempty"`
+	Retryable  bool       `json:"rt,omitempty"` // the method may be tried again after the refusal
 	Requested  int64      `json:"rq"`
 	Authorized int64      `json:"au,omitempty"`
 	Captured   int64      `json:"cp,omitempty"`
@@ -64,6 +65,7 @@ type Shipment struct {
 	FirstAt      *time.Time `json:"f,omitempty"` // first date expected
 	ExpectedAt   *time.Time `json:"e,omitempty"`
 	DelayedAt    *time.Time `json:"dl,omitempty"`
+	StalledAt    *time.Time `json:"sl,omitempty"` // since when nobody knows when it will arrive
 	DispatchedAt *time.Time `json:"di,omitempty"`
 	DeliveredAt  *time.Time `json:"de,omitempty"`
 	LostAt       *time.Time `json:"lo,omitempty"`
@@ -77,7 +79,7 @@ var schema string
 func View() projection.View[State] {
 	return projection.View[State]{
 		Name:    "operations",
-		Version: 1,
+		Version: 2,
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
 		Fold:    fold,
@@ -174,7 +176,7 @@ func (p *Payment) fold(f event.Fact) {
 	case *facts.PaymentAuthorized:
 		p.Step, p.Authorized = "authorized", b.Amount.Amount
 	case *facts.PaymentDeclined:
-		p.Step, p.Reason, p.DeclinedAt = "declined", b.ReasonCode, &at
+		p.Step, p.Reason, p.Retryable, p.DeclinedAt = "declined", b.ReasonCode, b.Retryable, &at
 	case *facts.PaymentVoided:
 		p.Step, p.Authorized = "voided", 0
 	case *facts.PaymentCaptured:
@@ -204,6 +206,9 @@ func (p *Shipment) fold(f event.Fact) {
 		p.expect(b.PreviousExpectedAt)
 		p.expect(&b.ExpectedAt)
 		p.DelayedAt = &at
+	case *facts.ShipmentStalled:
+		p.expect(b.PreviousExpectedAt)
+		p.ExpectedAt, p.StalledAt = nil, &at
 	case *facts.ShipmentDelivered:
 		p.Step, p.DeliveredAt, p.LostAt = "delivered", &at, nil
 	case *facts.ShipmentLost:
@@ -222,7 +227,7 @@ func (p *Shipment) expect(at *time.Time) {
 	if p.FirstAt == nil {
 		p.FirstAt = at
 	}
-	p.ExpectedAt = at
+	p.ExpectedAt, p.StalledAt = at, nil
 }
 
 // live reports whether the parcel is still meant to be with the customer.

@@ -142,6 +142,9 @@ func (l lister) paymentItems() {
 			if p.Reason != "" {
 				reason += ": " + p.Reason
 			}
+			if p.Retryable {
+				reason += "; it may be tried again"
+			}
 			asked := p.Requested
 			l.add(kindDeclined, declinedRule, *p.DeclinedAt, WorkRow{SubjectID: id, Reason: reason, Amount: &asked, Currency: &currency})
 		}
@@ -173,6 +176,9 @@ func (l lister) shipmentItems() {
 		case p.Step == "lost" && p.LostAt != nil:
 			row.Reason = "A parcel is lost"
 			l.add(kindLost, lostRule, *p.LostAt, row)
+		case p.pending() && p.StalledAt != nil:
+			row.Reason = "A parcel is delayed, and nobody knows until when"
+			l.add(kindDelayed, delayedRule, *p.StalledAt, row)
 		case !p.pending() || p.ExpectedAt == nil:
 		case p.DelayedAt != nil && p.ExpectedAt.Sub(*p.FirstAt) > delayLimit:
 			row.Reason = fmt.Sprintf("A parcel expected on %s is announced for %s",

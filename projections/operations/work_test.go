@@ -89,6 +89,9 @@ func TestWorkItems(t *testing.T) {
 		return step{4, &facts.ShipmentDispatched{CustomerID: "c", Warehouse: "w1", ExpectedAt: at(n)}}
 	}
 	later := func(n int) step { return step{20, &facts.ShipmentDelayed{CustomerID: "c", ExpectedAt: hour(n)}} }
+	stalled := func(before *time.Time) step {
+		return step{21, &facts.ShipmentStalled{CustomerID: "c", PreviousExpectedAt: before}}
+	}
 	arrived, gone := step{30, &facts.ShipmentDelivered{CustomerID: "c"}}, step{40, &facts.ShipmentLost{CustomerID: "c"}}
 	both := func(all ...[]event.Fact) []event.Fact {
 		var joined []event.Fact
@@ -138,6 +141,13 @@ func TestWorkItems(t *testing.T) {
 		{"announced more than 48 hours later is at once", both(order(external), parcel(expected(30), later(79))), []work{
 			{kind: stuck, subject: "o", shows: 4 + 30*24, deadline: 8 + 30*24, severity: 1, late: 2, warehouse: "w1"},
 			{kind: delayed, subject: "s", shows: 20, deadline: 44, severity: 2, late: 3, warehouse: "w1"}}},
+		{"stalled is at once", both(order(external), parcel(expected(30), stalled(nil))), []work{
+			{kind: stuck, subject: "o", shows: 4 + 30*24, deadline: 8 + 30*24, severity: 1, late: 2, warehouse: "w1"},
+			{kind: delayed, subject: "s", shows: 21, deadline: 45, severity: 2, late: 3, warehouse: "w1"}}},
+		{"stalled, then a date close to the first", both(order(external), parcel(expected(30), stalled(at(30)), step{22, &facts.ShipmentDelayed{CustomerID: "c", ExpectedAt: hour(31)}})), []work{
+			{kind: stuck, subject: "o", shows: 4 + 30*24, deadline: 8 + 30*24, severity: 1, late: 2, warehouse: "w1"},
+			{kind: delayed, subject: "s", shows: 79, deadline: 103, severity: 2, late: 3, warehouse: "w1"}}},
+		{"stalled, then delivered", both(order(external), parcel(sent, stalled(nil), arrived)), nil},
 		{"cancelled after collecting", both(order(managed, cancelled), payment(approved, captured)), []work{
 			{kind: kept, subject: "p", shows: 50, deadline: 74, severity: 3, late: 3, amount: 100, currency: "BRL"}}},
 		{"collected after cancelling", both(order(managed, cancelled), payment(approved, step{60, &facts.PaymentCaptured{CustomerID: "c", TotalCaptured: brl(100)}})), []work{

@@ -56,6 +56,7 @@ type ShipmentDocument struct {
 	DispatchedAt *time.Time `json:"dispatched_at,omitempty"`
 	DeliveredAt  *time.Time `json:"delivered_at,omitempty"`
 	Delayed      bool       `json:"delayed,omitempty"`
+	Stalled      bool       `json:"stalled,omitempty"` // delayed, and nobody knows until when
 }
 
 func documentOf(id string, s *State) Document {
@@ -77,6 +78,9 @@ func documentOf(id string, s *State) Document {
 	for _, id := range slices.Sorted(maps.Keys(s.Shipments)) {
 		d.addShipment(id, s.Shipments[id])
 	}
+	if d.stalled() {
+		d.ExpectedAt = nil // the last parcel may come at any time
+	}
 	if d.Status != statusDelivered && d.Status != statusCompleted {
 		d.DeliveredAt = nil // some parcel is still to come
 	}
@@ -88,7 +92,8 @@ func (d *Document) addShipment(id string, p *Shipment) {
 	d.Shipments = append(d.Shipments, ShipmentDocument{
 		ID: id, State: p.Step, Warehouse: p.Warehouse, Carrier: p.Carrier, Tracking: p.Tracking, Location: p.Location,
 		PromisedAt: p.PromisedAt, ExpectedAt: p.ExpectedAt, DispatchedAt: p.DispatchedAt, DeliveredAt: p.DeliveredAt,
-		Delayed: p.FirstAt != nil && p.ExpectedAt != nil && p.ExpectedAt.After(*p.FirstAt),
+		Delayed: p.Stalled || p.FirstAt != nil && p.ExpectedAt != nil && p.ExpectedAt.After(*p.FirstAt),
+		Stalled: p.Stalled,
 	})
 	if p.live() && p.Step != "delivered" {
 		d.ExpectedAt = later(d.ExpectedAt, p.ExpectedAt)
@@ -96,6 +101,13 @@ func (d *Document) addShipment(id string, p *Shipment) {
 	if p.Step == "delivered" {
 		d.DeliveredAt = later(d.DeliveredAt, p.DeliveredAt)
 	}
+}
+
+// stalled reports whether a parcel that is still to come has no date any more.
+func (d *Document) stalled() bool {
+	return slices.ContainsFunc(d.Shipments, func(p ShipmentDocument) bool {
+		return p.Stalled && (p.State == "planned" || p.State == "dispatched")
+	})
 }
 
 func later(a, b *time.Time) *time.Time {
@@ -190,6 +202,9 @@ func shippedWords(d Document) string {
 		words = "A parcel was lost; we are looking into it."
 	case delivered > 0:
 		words = fmt.Sprintf("%d of %d parcels have arrived.", delivered, live)
+	}
+	if d.stalled() && lost == 0 {
+		return words + " A parcel is delayed, and there is no new date for it yet."
 	}
 	if d.ExpectedAt != nil && live > 0 && lost == 0 {
 		words += " Expected by " + d.ExpectedAt.UTC().Format(day) + "."

@@ -125,7 +125,11 @@ func describePayment(body event.Body) (int32, string, *facts.Money) {
 	case *facts.PaymentAuthorized:
 		return kindPayment, "Payment of " + money(b.Amount) + " approved by the provider", &b.Amount
 	case *facts.PaymentDeclined:
-		return kindPayment, "Payment of " + money(b.Amount) + " declined" + on(": ", b.ReasonCode), &b.Amount
+		text := "Payment of " + money(b.Amount) + " declined" + on(": ", b.ReasonCode)
+		if b.Retryable {
+			text += "; it may be tried again"
+		}
+		return kindPayment, text, &b.Amount
 	case *facts.PaymentCaptured:
 		return kindPayment, money(b.Amount) + " collected by " + methodWords[b.Method], &b.Amount
 	case *facts.PaymentVoided:
@@ -147,9 +151,11 @@ func describeShipment(body event.Body) (int32, string) {
 		return kindShipment, "Parcel handed to " + or(b.Carrier, "the carrier") + on(", tracking number ", b.TrackingNumber) +
 			by(", expected ", b.ExpectedAt)
 	case *facts.ShipmentScanned:
-		return kindShipment, "Parcel seen" + on(" in ", b.Location) + on(": ", b.Description)
+		return kindShipment, "Parcel seen" + on(" in ", placeOf(b)) + on(": ", b.Description)
 	case *facts.ShipmentDelayed:
 		return kindProblem, "Parcel delayed, now expected " + b.ExpectedAt.UTC().Format(day) + on(": ", b.Reason)
+	case *facts.ShipmentStalled:
+		return kindProblem, "Parcel delayed, no new date yet" + on(": ", b.Reason)
 	case *facts.ShipmentDelivered:
 		text := "Parcel delivered" + on(" in ", b.Location)
 		if b.SignedByRole != nil {

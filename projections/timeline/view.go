@@ -70,6 +70,7 @@ type Shipment struct {
 	PromisedAt   *time.Time `json:"pr,omitempty"`
 	FirstAt      *time.Time `json:"f,omitempty"` // first date expected
 	ExpectedAt   *time.Time `json:"e,omitempty"`
+	Stalled      bool       `json:"sl,omitempty"` // delayed, and nobody knows until when
 	DispatchedAt *time.Time `json:"di,omitempty"`
 	DeliveredAt  *time.Time `json:"de,omitempty"`
 }
@@ -82,7 +83,7 @@ var schema string
 func View() projection.View[State] {
 	return projection.View[State]{
 		Name:    "timeline",
-		Version: 1,
+		Version: 2,
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
 		Fold:    fold,
@@ -224,10 +225,13 @@ func foldShipment(s *State, f event.Fact) {
 		}
 		p.expect(b.ExpectedAt)
 	case *facts.ShipmentScanned:
-		p.Location = b.Location
+		p.Location = placeOf(b)
 	case *facts.ShipmentDelayed:
 		p.expect(b.PreviousExpectedAt)
 		p.expect(&b.ExpectedAt)
+	case *facts.ShipmentStalled:
+		p.expect(b.PreviousExpectedAt)
+		p.ExpectedAt, p.Stalled = nil, true
 	case *facts.ShipmentDelivered:
 		p.Step, p.DeliveredAt = "delivered", &at
 		if b.Location != "" {
@@ -249,7 +253,16 @@ func (p *Shipment) expect(at *time.Time) {
 	if p.FirstAt == nil {
 		p.FirstAt = at
 	}
-	p.ExpectedAt = at
+	p.ExpectedAt, p.Stalled = at, false
+}
+
+// placeOf says where a parcel was seen, as "CD 4, Campinas (BR)".
+func placeOf(b *facts.ShipmentScanned) string {
+	place := facts.JoinLocation(b.Facility, b.Area, "")
+	if b.Country != "" {
+		place += " (" + b.Country + ")"
+	}
+	return place
 }
 
 // live reports whether the parcel is still meant to be with the customer.

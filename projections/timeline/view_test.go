@@ -78,6 +78,8 @@ func TestStatus(t *testing.T) {
 		return a.Facts
 	}
 	sent, arrived, lost := &facts.ShipmentDispatched{}, &facts.ShipmentDelivered{}, &facts.ShipmentLost{}
+	stalled, seen := &facts.ShipmentStalled{Reason: "customs"}, &facts.ShipmentScanned{Location: "CD 4, Campinas, BR", Facility: "CD 4", Area: "Campinas", Country: "BR"}
+	dated, redated := &facts.ShipmentDispatched{ExpectedAt: &promised}, &facts.ShipmentDelayed{ExpectedAt: day(11)}
 	returned, dropped := &facts.ShipmentReturned{}, &facts.ShipmentCancelled{}
 	confirmed, completed := &facts.OrderConfirmed{}, &facts.OrderCompleted{}
 	cancelled := &facts.OrderCancelled{Reason: facts.CancelReasonUnavailable}
@@ -100,6 +102,10 @@ func TestStatus(t *testing.T) {
 		{"only cancelled parcels", [][]event.Fact{order(confirmed), parcel("z", dropped)}, "confirmed", "The order is confirmed and being prepared. It is promised for 10 March 2026."},
 		{"lost", [][]event.Fact{order(confirmed), parcel("s", sent, lost)}, "shipped", "A parcel was lost; we are looking into it."},
 		{"lost and found", [][]event.Fact{order(confirmed), parcel("s", sent, lost, arrived)}, "delivered", "Everything has arrived. Delivered on 6 March 2026."},
+		{"stalled", [][]event.Fact{order(confirmed), parcel("s", dated, stalled)}, "shipped", "The order is on its way. A parcel is delayed, and there is no new date for it yet."},
+		{"stalled, the other has a date", [][]event.Fact{order(confirmed), parcel("s", dated), parcel("z", dated, seen, stalled)}, "shipped", "The order is on its way. A parcel is delayed, and there is no new date for it yet."},
+		{"stalled, then dated", [][]event.Fact{order(confirmed), parcel("s", dated, stalled, redated)}, "shipped", "The order is on its way. Expected by 12 March 2026."},
+		{"stalled, then delivered", [][]event.Fact{order(confirmed), parcel("s", dated, stalled, arrived)}, "delivered", "Everything has arrived. Delivered on 6 March 2026."},
 		{"sent back", [][]event.Fact{order(confirmed), parcel("s", sent, arrived, returned)}, "shipped", "The order was sent back."},
 		{"delivered before it was confirmed", [][]event.Fact{order(), parcel("s", sent, arrived)}, "delivered", "Everything has arrived. Delivered on 5 March 2026."},
 		{"completed", [][]event.Fact{order(confirmed, completed), parcel("s", sent, arrived)}, "completed", "The order is complete. Delivered on 5 March 2026."},
@@ -158,6 +164,32 @@ func TestPaymentStates(t *testing.T) {
 				t.Errorf("payment (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What version 2 of facts added reaches the customer's eyes, and facts that were
+// lifted from version 1 read as they always did.
+func TestEntriesOfNewVersions(t *testing.T) {
+	for want, body := range map[string]facts.Fact{
+		"Parcel seen in CD 4, Campinas (BR): sorted": &facts.ShipmentScanned{Location: "CD 4, Campinas, BR", Facility: "CD 4", Area: "Campinas", Country: "BR", Description: "sorted"},
+		"Parcel seen in Leipzig depot":               &facts.ShipmentScanned{Location: "Leipzig depot", Facility: "Leipzig depot"},
+		"Parcel seen":                                &facts.ShipmentScanned{},
+		"Parcel delayed, no new date yet: customs":   &facts.ShipmentStalled{Reason: "customs"},
+		"Payment of 0.10 BRL declined: INSUFFICIENT_FUNDS; it may be tried again": &facts.PaymentDeclined{Amount: facts.Money{Amount: 10, Currency: "BRL"}, ReasonCode: "INSUFFICIENT_FUNDS", Retryable: true},
+		"Payment of 0.10 BRL declined: STOLEN":                                    &facts.PaymentDeclined{Amount: facts.Money{Amount: 10, Currency: "BRL"}, ReasonCode: "STOLEN"},
+	} {
+		typ := "shipment"
+		if _, payment := body.(*facts.PaymentDeclined); payment {
+			typ = "payment"
+		}
+		m := projection.NewMemory(timeline.View())
+		a := history.Aggregate{Order: "o", Type: typ, ID: "x"}
+		if err := m.Apply(a.Add(history.Dawn, body)); err != nil {
+			t.Fatal(err)
+		}
+		if rows := m.Rows("entries"); len(rows) != 1 || rows[0]["summary"] != want {
+			t.Errorf("%v, want %q", rows, want)
+		}
 	}
 }
 

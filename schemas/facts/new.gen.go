@@ -49,6 +49,8 @@ func New(name string) Fact {
 		return new(ShipmentReturned)
 	case "ShipmentScanned":
 		return new(ShipmentScanned)
+	case "ShipmentStalled":
+		return new(ShipmentStalled)
 	}
 	return nil
 }

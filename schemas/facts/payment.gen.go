@@ -199,13 +199,14 @@ type PaymentDeclined struct {
 	Amount        Money         // How much was asked for.
 	ReasonCode    string        // The provider's code.
 	Message       string        // The provider's words; empty if none.
+	Retryable     bool          // True if the same method may be tried again; false if the refusal is final, or nobody said.
 }
 
 // FactName returns "PaymentDeclined".
 func (*PaymentDeclined) FactName() string { return "PaymentDeclined" }
 
 // AvroSchemaVersion returns the version of the schema that ToNative follows.
-func (*PaymentDeclined) AvroSchemaVersion() int { return 1 }
+func (*PaymentDeclined) AvroSchemaVersion() int { return 2 }
 
 // Common returns what every fact carries.
 func (v *PaymentDeclined) Common() Common {
@@ -214,7 +215,7 @@ func (v *PaymentDeclined) Common() Common {
 
 // ToNative returns the record as goavro writes it, or the field that cannot be written.
 func (v *PaymentDeclined) ToNative() (map[string]any, error) {
-	w := native.NewWriter("PaymentDeclined", 9)
+	w := native.NewWriter("PaymentDeclined", 10)
 	w.String("order_id", v.OrderID)
 	w.String("customer_id", v.CustomerID)
 	w.String("actor", v.Actor)
@@ -224,6 +225,7 @@ func (v *PaymentDeclined) ToNative() (map[string]any, error) {
 	w.Record("amount", &v.Amount)
 	w.String("reason_code", v.ReasonCode)
 	w.String("message", v.Message)
+	w.Bool("retryable", v.Retryable)
 	return w.Done()
 }
 
@@ -240,6 +242,7 @@ func (v *PaymentDeclined) FromNative(value any) error {
 	r.Record("amount", &out.Amount)
 	out.ReasonCode = r.String("reason_code")
 	out.Message = r.String("message")
+	out.Retryable = r.Bool("retryable")
 	if err := r.Done(); err != nil {
 		return err
 	}

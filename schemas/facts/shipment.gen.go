@@ -392,15 +392,18 @@ type ShipmentScanned struct {
 	Actor         string // Who did it: customer, fulfilment, carrier, provider, import, or operator:<name>.
 	TimeEstimated bool   // True if the business time of this fact is an estimate.
 	ShipmentID    string // The shipment this is about.
-	Location      string // Where; empty if not said.
+	Location      string // Where, as one text for people; empty if not said. The three fields at the end say it in parts.
 	Description   string // What the carrier says happened.
+	Facility      string // Depot, hub or shop that saw it; empty if not said.
+	Area          string // Town or district of the facility; empty if not said.
+	Country       string // ISO 3166 code of its country, two capital letters; empty if not said, and always before version 2.
 }
 
 // FactName returns "ShipmentScanned".
 func (*ShipmentScanned) FactName() string { return "ShipmentScanned" }
 
 // AvroSchemaVersion returns the version of the schema that ToNative follows.
-func (*ShipmentScanned) AvroSchemaVersion() int { return 1 }
+func (*ShipmentScanned) AvroSchemaVersion() int { return 2 }
 
 // Common returns what every fact carries.
 func (v *ShipmentScanned) Common() Common {
@@ -409,7 +412,7 @@ func (v *ShipmentScanned) Common() Common {
 
 // ToNative returns the record as goavro writes it, or the field that cannot be written.
 func (v *ShipmentScanned) ToNative() (map[string]any, error) {
-	w := native.NewWriter("ShipmentScanned", 7)
+	w := native.NewWriter("ShipmentScanned", 10)
 	w.String("order_id", v.OrderID)
 	w.String("customer_id", v.CustomerID)
 	w.String("actor", v.Actor)
@@ -417,6 +420,9 @@ func (v *ShipmentScanned) ToNative() (map[string]any, error) {
 	w.String("shipment_id", v.ShipmentID)
 	w.String("location", v.Location)
 	w.String("description", v.Description)
+	w.String("facility", v.Facility)
+	w.String("area", v.Area)
+	w.String("country", v.Country)
 	return w.Done()
 }
 
@@ -431,6 +437,62 @@ func (v *ShipmentScanned) FromNative(value any) error {
 	out.ShipmentID = r.String("shipment_id")
 	out.Location = r.String("location")
 	out.Description = r.String("description")
+	out.Facility = r.String("facility")
+	out.Area = r.String("area")
+	out.Country = r.String("country")
+	if err := r.Done(); err != nil {
+		return err
+	}
+	*v = out
+	return nil
+}
+
+// ShipmentStalled says: it will not arrive when expected, and nobody knows when it will.
+type ShipmentStalled struct {
+	OrderID            string     // The order this is about.
+	CustomerID         string     // The customer whose order it is.
+	Actor              string     // Who did it: customer, fulfilment, carrier, provider, import, or operator:<name>.
+	TimeEstimated      bool       // True if the business time of this fact is an estimate.
+	ShipmentID         string     // The shipment this is about.
+	PreviousExpectedAt *time.Time // When it was expected, which holds no longer; null if that was not known.
+	Reason             string     // Why; empty if not said.
+}
+
+// FactName returns "ShipmentStalled".
+func (*ShipmentStalled) FactName() string { return "ShipmentStalled" }
+
+// AvroSchemaVersion returns the version of the schema that ToNative follows.
+func (*ShipmentStalled) AvroSchemaVersion() int { return 1 }
+
+// Common returns what every fact carries.
+func (v *ShipmentStalled) Common() Common {
+	return Common{OrderID: v.OrderID, CustomerID: v.CustomerID, Actor: v.Actor, TimeEstimated: v.TimeEstimated}
+}
+
+// ToNative returns the record as goavro writes it, or the field that cannot be written.
+func (v *ShipmentStalled) ToNative() (map[string]any, error) {
+	w := native.NewWriter("ShipmentStalled", 7)
+	w.String("order_id", v.OrderID)
+	w.String("customer_id", v.CustomerID)
+	w.String("actor", v.Actor)
+	w.Bool("time_estimated", v.TimeEstimated)
+	w.String("shipment_id", v.ShipmentID)
+	w.NullTime("previous_expected_at", v.PreviousExpectedAt)
+	w.String("reason", v.Reason)
+	return w.Done()
+}
+
+// FromNative sets the record from what goavro read, or returns the field that is missing, unknown or wrong.
+func (v *ShipmentStalled) FromNative(value any) error {
+	r := native.NewReader("ShipmentStalled", value)
+	var out ShipmentStalled
+	out.OrderID = r.String("order_id")
+	out.CustomerID = r.String("customer_id")
+	out.Actor = r.String("actor")
+	out.TimeEstimated = r.Bool("time_estimated")
+	out.ShipmentID = r.String("shipment_id")
+	out.PreviousExpectedAt = r.NullTime("previous_expected_at")
+	out.Reason = r.String("reason")
 	if err := r.Done(); err != nil {
 		return err
 	}

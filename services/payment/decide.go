@@ -25,6 +25,9 @@ func (p *Payment) Authorize(c Authorize, attempt Attempt) ([]Event, error) {
 		if c.Outcome != "" {
 			return nil, fault.Invalid("external_outcome", "is for EXTERNAL payments only")
 		}
+		if c.Retryable {
+			return nil, fault.Invalid("external_retryable", "is for EXTERNAL payments only")
+		}
 		attempt.Meta, attempt.Kind, attempt.Amount = c.Meta, KindAuthorize, c.Amount.Amount
 		return append(events, AttemptStarted{attempt}), nil
 	}
@@ -32,12 +35,15 @@ func (p *Payment) Authorize(c Authorize, attempt Attempt) ([]Event, error) {
 	if c.DecidedAt != nil {
 		decided.OccurredAt = *c.DecidedAt
 	}
+	if c.Retryable && c.Outcome != "DECLINED" {
+		return nil, fault.Invalid("external_retryable", "is for the outcome DECLINED only")
+	}
 	switch c.Outcome {
 	case "PENDING":
 	case "AUTHORIZED":
 		events = append(events, WasAuthorized{Meta: decided})
 	case "DECLINED":
-		events = append(events, WasDeclined{Meta: decided, Code: "EXTERNAL"})
+		events = append(events, WasDeclined{Meta: decided, Code: "EXTERNAL", Retryable: c.Retryable})
 	default:
 		return nil, fault.Invalid("external_outcome", "is required for EXTERNAL payments")
 	}
@@ -151,7 +157,7 @@ func (p *Payment) Answered(key string, a Answer, at Meta) []Event {
 	case t.Kind == KindAuthorize && a.Approved:
 		return append(events, WasAuthorized{Meta: at, ProviderReference: a.Reference, ExpiresAt: a.ExpiresAt})
 	case t.Kind == KindAuthorize:
-		return append(events, WasDeclined{Meta: at, Code: a.Code, Message: a.Message})
+		return append(events, WasDeclined{Meta: at, Code: a.Code, Message: a.Message, Retryable: a.Retryable})
 	case !a.Approved:
 		return events
 	case t.Kind == KindCapture:

@@ -45,7 +45,7 @@ func fact(p *Payment, e Event) event.Body {
 	case WasDeclined:
 		return &facts.PaymentDeclined{
 			OrderID: p.OrderID, CustomerID: p.CustomerID, Actor: m.Actor, TimeEstimated: m.TimeEstimated, PaymentID: p.ID, Method: method,
-			Amount: facts.Money(p.Amount), ReasonCode: e.Code, Message: e.Message,
+			Amount: facts.Money(p.Amount), ReasonCode: e.Code, Message: e.Message, Retryable: e.Retryable,
 		}
 	case WasCaptured:
 		f := &facts.PaymentCaptured{

@@ -60,6 +60,7 @@ type Payment struct {
 	ProviderReference       string
 	ExpiresAt               *time.Time
 	DeclineCode             string
+	Retryable               bool // the method may be tried again after the refusal
 
 	Phase    State // Requested, Authorized, Declined or Voided; State refines Authorized
 	Open     int64 // authorised, neither collected nor released
@@ -110,6 +111,7 @@ type Answer struct {
 	Reference string
 	Code      string // stable code of a refusal
 	Message   string
+	Retryable bool // the method may be tried again after the refusal
 	ExpiresAt *time.Time
 }
 
@@ -127,6 +129,7 @@ type (
 		Reference           string
 		Outcome             string // EXTERNAL: "PENDING", "AUTHORIZED" or "DECLINED"
 		DecidedAt           *time.Time
+		Retryable           bool // DECLINED: the method may be tried again
 	}
 	// Capture collects part or all of what is open.
 	Capture struct {
@@ -172,6 +175,7 @@ type (
 	WasDeclined struct {
 		Meta
 		Code, Message string
+		Retryable     bool
 	}
 	// WasCaptured says that an amount was collected.
 	WasCaptured struct {
@@ -229,7 +233,7 @@ func (p *Payment) Apply(e Event) {
 		p.Phase, p.Open = Authorized, p.Amount.Amount
 		p.ProviderReference, p.ExpiresAt = e.ProviderReference, e.ExpiresAt
 	case WasDeclined:
-		p.Phase, p.DeclineCode = Declined, e.Code
+		p.Phase, p.DeclineCode, p.Retryable = Declined, e.Code, e.Retryable
 	case WasCaptured:
 		p.Open -= e.Amount.Amount
 		p.Captured = e.Total

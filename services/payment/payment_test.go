@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/schemas"
+	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
 func cents(amount int64) Money { return Money{Amount: amount, Currency: "EUR"} }
@@ -246,4 +247,42 @@ func TestAnyHistoryOfAManagedPayment(t *testing.T) {
 			t.Fatalf("we say open %d, captured %d (corrected by %d), refunded %d; the provider %+v", p.Open, p.Captured, corrected, p.Refunded, other)
 		}
 	})
+}
+
+// Whether a declined method may be tried again is the provider's word, or the
+// reporting system's; nobody else's, and about nothing else.
+func TestARefusalSaysWhetherToTryAgain(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		c := external("DECLINED")
+		c.Retryable = again
+		reported := &Payment{ID: "p"}
+		events, err := reported.Authorize(c, Attempt{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stated := change(reported, events)
+		asked := &Payment{ID: "p", Phase: Requested, Amount: cents(1000), Method: "CARD", Attempt: &Attempt{Key: "k", Kind: KindAuthorize}}
+		stated = append(stated, change(asked, asked.Answered("k", Answer{Code: "NO", Retryable: again}, meta()))...)
+		declined := 0
+		for _, s := range stated {
+			if f, ok := s.Body.(*facts.PaymentDeclined); ok {
+				declined++
+				if f.Retryable != again {
+					t.Errorf("%+v, want retryable %v", f, again)
+				}
+			}
+		}
+		if declined != 2 || reported.Retryable != again || asked.Retryable != again {
+			t.Errorf("%d facts, payments %v and %v, want %v", declined, reported.Retryable, asked.Retryable, again)
+		}
+	}
+	managed := external("")
+	managed.Fulfilment = Managed
+	for _, c := range []Authorize{external("AUTHORIZED"), external("PENDING"), managed} {
+		c.Retryable = true
+		_, err := (&Payment{}).Authorize(c, Attempt{})
+		if f := fault.As(err); f == nil || f.Violations[0].Field != "external_retryable" {
+			t.Errorf("%s %s: %v", c.Fulfilment, c.Outcome, err)
+		}
+	}
 }

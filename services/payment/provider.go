@@ -42,6 +42,10 @@ type SimulatorConfig struct {
 	Delay         time.Duration `help:"How long the simulated provider thinks." default:"0s"`
 }
 
+// codeNoFunds is the simulator's only refusal. Money may come, so the method may
+// be tried again.
+const codeNoFunds = "INSUFFICIENT_FUNDS"
+
 // Simulator is a payment provider that lives in a table of its own, so that it
 // remembers what it approved as a real one does.
 type Simulator struct {
@@ -62,7 +66,7 @@ func (s *Simulator) Do(ctx context.Context, call Call) ([]Answer, error) {
 	approved, code, message := true, "", ""
 	if declined := call.Kind == KindAuthorize && s.hit("decline", call.Key, s.cfg.DeclineRate); declined ||
 		call.Kind == KindAuthorize && call.Reference == "tok_decline" || call.Kind == KindCapture && call.Reference == "tok_decline_capture" {
-		approved, code, message = false, "INSUFFICIENT_FUNDS", "the account does not cover the amount"
+		approved, code, message = false, codeNoFunds, "the account does not cover the amount"
 	}
 	var a Answer
 	var calls int
@@ -76,6 +80,7 @@ func (s *Simulator) Do(ctx context.Context, call Call) ([]Answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("simulated provider: %w", err)
 	}
+	a.Retryable = a.Code == codeNoFunds
 	if calls < s.answeredFrom(call) {
 		<-ctx.Done() // it happened, and nobody hears of it
 		return nil, fmt.Errorf("simulated provider: %w", ctx.Err())

@@ -205,7 +205,7 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 	s := start(t, nil)
 	r := asking("tok_decline")
 	p := s.authorize(r)
-	if p.GetState() != paymentpb.PaymentState_PAYMENT_STATE_DECLINED || p.GetDeclineCode() != "INSUFFICIENT_FUNDS" {
+	if p.GetState() != paymentpb.PaymentState_PAYMENT_STATE_DECLINED || p.GetDeclineCode() != "INSUFFICIENT_FUNDS" || !p.GetDeclineRetryable() {
 		t.Errorf("payment = %v", p)
 	}
 	s.expect(p.GetPaymentId(), "PaymentRequested", "PaymentDeclined")

@@ -40,7 +40,7 @@ func authorizeIn(r *paymentpb.AuthorizePaymentRequest) (Authorize, error) {
 	a := Authorize{
 		OrderID: r.GetOrderId(), CustomerID: r.GetCustomerId(), Fulfilment: Fulfilment(enumIn(r.GetFulfilment(), "FULFILMENT_")),
 		Method: enumIn(r.GetMethod(), "PAYMENT_METHOD_"), Installments: r.GetInstallments(), Reference: r.GetReference(),
-		DecidedAt: timeIn(r.GetExternalDecidedAt()),
+		DecidedAt: timeIn(r.GetExternalDecidedAt()), Retryable: r.GetExternalRetryable(),
 	}
 	if r.GetExternalOutcome() != paymentpb.ExternalOutcome_EXTERNAL_OUTCOME_UNSPECIFIED {
 		a.Outcome = enumIn(r.GetExternalOutcome(), "EXTERNAL_OUTCOME_")
@@ -90,7 +90,8 @@ func paymentOut(p *Payment, h journal.Head) *paymentpb.Payment {
 		Amount:     money(p.Amount.Amount), Installments: p.Installments,
 		Captured: money(p.Captured), Refunded: money(p.Refunded), Voided: money(p.Voided),
 		ProviderReference: p.ProviderReference, ExpiresAt: timeOut(p.ExpiresAt), DeclineCode: p.DeclineCode,
-		Version: h.Version, UpdatedAt: timestamppb.New(h.RecordedAt),
+		DeclineRetryable: p.Retryable,
+		Version:          h.Version, UpdatedAt: timestamppb.New(h.RecordedAt),
 	}
 }
 

@@ -36,14 +36,27 @@ func fact(s *Shipment, e Event) event.Body {
 			Warehouse: e.Warehouse, Carrier: e.Carrier, TrackingNumber: e.TrackingNumber, ExpectedAt: e.ExpectedAt,
 		}
 	case WasScanned:
-		return &facts.ShipmentScanned{
+		f := &facts.ShipmentScanned{
 			OrderID: s.OrderID, CustomerID: s.CustomerID, Actor: m.Actor, TimeEstimated: m.TimeEstimated, ShipmentID: s.ID,
 			Location: e.Location, Description: e.Description,
 		}
+		// The fact says the place both ways: readers of version 1 know only the text.
+		if p := e.Place; p != nil {
+			f.Facility, f.Area, f.Country = p.Facility, p.Area, p.Country
+			f.Location = facts.JoinLocation(p.Facility, p.Area, p.Country)
+		} else {
+			f.Facility, f.Area = facts.SplitLocation(e.Location)
+		}
+		return f
 	case WasDelayed:
 		return &facts.ShipmentDelayed{
 			OrderID: s.OrderID, CustomerID: s.CustomerID, Actor: m.Actor, TimeEstimated: m.TimeEstimated, ShipmentID: s.ID,
 			ExpectedAt: e.ExpectedAt, PreviousExpectedAt: e.Previous, Reason: e.Reason,
+		}
+	case WasStalled:
+		return &facts.ShipmentStalled{
+			OrderID: s.OrderID, CustomerID: s.CustomerID, Actor: m.Actor, TimeEstimated: m.TimeEstimated, ShipmentID: s.ID,
+			PreviousExpectedAt: e.Previous, Reason: e.Reason,
 		}
 	case WasDelivered:
 		f := &facts.ShipmentDelivered{

@@ -75,18 +75,18 @@ func (srv *server) DispatchShipment(ctx context.Context, r *shipmentpb.DispatchS
 func (srv *server) RecordScan(ctx context.Context, r *shipmentpb.RecordScanRequest) (*shipmentpb.RecordScanResponse, error) {
 	return command(ctx, srv, "RecordScan", r.GetShipmentId(), r,
 		func(s *Shipment, m Meta) ([]Event, error) {
-			return s.Scan(Scan{Meta: m, Location: r.GetLocation(), Description: r.GetDescription()})
+			return s.Scan(Scan{Meta: m, Location: r.GetLocation(), Place: placeIn(r.GetPlace()), Description: r.GetDescription()})
 		},
 		func(s *shipmentpb.Shipment, t *freshnesspb.Token) *shipmentpb.RecordScanResponse {
 			return &shipmentpb.RecordScanResponse{Shipment: s, Token: t}
 		})
 }
 
-// ReportDelay moves the expected date.
+// ReportDelay moves the expected date, or says that nobody knows it any more.
 func (srv *server) ReportDelay(ctx context.Context, r *shipmentpb.ReportDelayRequest) (*shipmentpb.ReportDelayResponse, error) {
 	return command(ctx, srv, "ReportDelay", r.GetShipmentId(), r,
 		func(s *Shipment, m Meta) ([]Event, error) {
-			return s.Delay(Delay{Meta: m, ExpectedAt: *timeIn(r.GetExpectedAt()), Reason: r.GetReason()})
+			return s.Delay(Delay{Meta: m, ExpectedAt: timeIn(r.GetExpectedAt()), Reason: r.GetReason()})
 		},
 		func(s *shipmentpb.Shipment, t *freshnesspb.Token) *shipmentpb.ReportDelayResponse {
 			return &shipmentpb.ReportDelayResponse{Shipment: s, Token: t}

@@ -85,6 +85,20 @@ func TestLifeOfAShipment(t *testing.T) {
 	ok("dispatch", err)
 	_, err = s.RecordScan(ctx, &shipmentpb.RecordScanRequest{RequestId: uuid.NewString(), ShipmentId: id, Location: "depot"})
 	ok("scan", err)
+	_, err = s.RecordScan(ctx, &shipmentpb.RecordScanRequest{RequestId: uuid.NewString(), ShipmentId: id,
+		Place: &shipmentpb.ScanPlace{Facility: "CD 4", Area: "Campinas", Country: "BR"}})
+	ok("scan in parts", err)
+	_, err = s.RecordScan(ctx, &shipmentpb.RecordScanRequest{RequestId: uuid.NewString(), ShipmentId: id, Place: &shipmentpb.ScanPlace{Facility: "CD 4", Country: "br"}})
+	if f := fault.As(rpc.Fault(err)); f == nil || f.Kind != fault.KindInvalid || f.Violations[0].Field != "place.country" {
+		t.Errorf("scan in no country: %v", err)
+	}
+	stalled, err := s.ReportDelay(ctx, &shipmentpb.ReportDelayRequest{RequestId: uuid.NewString(), ShipmentId: id, Reason: "customs"})
+	ok("stall", err)
+	if sh := stalled.GetShipment(); sh.GetExpectedAt() != nil || !sh.GetStalled() {
+		t.Errorf("stalled: %v", sh)
+	}
+	_, err = s.ReportDelay(ctx, &shipmentpb.ReportDelayRequest{RequestId: uuid.NewString(), ShipmentId: id, ExpectedAt: expected})
+	ok("a date again", err)
 	_, err = s.LoseShipment(ctx, &shipmentpb.LoseShipmentRequest{RequestId: uuid.NewString(), ShipmentId: id, Reason: "gone"})
 	ok("lose", err)
 	_, err = s.DeliverShipment(ctx, &shipmentpb.DeliverShipmentRequest{RequestId: uuid.NewString(), ShipmentId: id, SignedByRole: "neighbour"})
@@ -99,7 +113,7 @@ func TestLifeOfAShipment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sh := got.GetShipment(); sh.GetState() != shipmentpb.ShipmentState_SHIPMENT_STATE_RETURNED || sh.GetVersion() != 7 ||
+	if sh := got.GetShipment(); sh.GetState() != shipmentpb.ShipmentState_SHIPMENT_STATE_RETURNED || sh.GetVersion() != 10 ||
 		sh.GetCarrier() != "dhl" || !sh.GetExpectedAt().AsTime().Equal(expected.AsTime()) {
 		t.Errorf("shipment = %v", sh)
 	}
@@ -114,7 +128,7 @@ func TestLifeOfAShipment(t *testing.T) {
 			t.Errorf("key %q of %s", e.GetKey(), e.GetType())
 		}
 	}
-	want := []string{"ShipmentPlanned", "ShipmentDelayed", "ShipmentDispatched", "ShipmentScanned", "ShipmentLost", "ShipmentDelivered", "ShipmentReturned"}
+	want := []string{"ShipmentPlanned", "ShipmentDelayed", "ShipmentDispatched", "ShipmentScanned", "ShipmentScanned", "ShipmentStalled", "ShipmentDelayed", "ShipmentLost", "ShipmentDelivered", "ShipmentReturned"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Error(diff)
 	}

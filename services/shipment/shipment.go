@@ -57,7 +57,11 @@ type Shipment struct {
 	Lines                   []Line
 	Carrier, TrackingNumber string
 	PromisedAt, ExpectedAt  *time.Time
+	Stalled                 bool // delayed, and nobody knows until when
 }
+
+// Place is where a carrier saw a parcel.
+type Place struct{ Facility, Area, Country string }
 
 // Meta is what every command and event carries: who acted, and when in the
 // business.
@@ -84,15 +88,17 @@ type (
 		Carrier, TrackingNumber string
 		ExpectedAt              *time.Time
 	}
-	// Scan records where the carrier saw it.
+	// Scan records where the carrier saw it, in one text or in parts.
 	Scan struct {
 		Meta
-		Location, Description string
+		Location    string
+		Place       *Place
+		Description string
 	}
-	// Delay moves the expected date.
+	// Delay moves the expected date; nil says that nobody knows it any more.
 	Delay struct {
 		Meta
-		ExpectedAt time.Time
+		ExpectedAt *time.Time
 		Reason     string
 	}
 	// Deliver records that the customer has it.
@@ -133,8 +139,16 @@ type (
 	WasScanned struct{ Scan }
 	// WasDelayed moved the expected date; Previous is the one before.
 	WasDelayed struct {
-		Delay
+		Meta
+		ExpectedAt time.Time
+		Previous   *time.Time
+		Reason     string
+	}
+	// WasStalled took the expected date away; Previous is the one before.
+	WasStalled struct {
+		Meta
 		Previous *time.Time
+		Reason   string
 	}
 	// WasDelivered brought it to the customer.
 	WasDelivered struct{ Deliver }
@@ -187,19 +201,25 @@ func (s *Shipment) Scan(c Scan) ([]Event, error) {
 	if err := s.in("RecordScan", Dispatched, Delivered, Lost, Returned); err != nil {
 		return nil, err
 	}
+	if c.Place != nil && c.Location != "" {
+		return nil, fault.Invalid("location", "give the place in one text or in parts, not both")
+	}
 	return []Event{WasScanned{c}}, nil
 }
 
-// Delay decides about another expected date.
+// Delay decides about another expected date, or about none.
 func (s *Shipment) Delay(c Delay) ([]Event, error) {
 	if err := s.in("ReportDelay", Planned, Dispatched); err != nil {
 		return nil, err
 	}
 	previous := s.ExpectedAt
-	if previous == nil {
+	if previous == nil && !s.Stalled {
 		previous = s.PromisedAt
 	}
-	return []Event{WasDelayed{Delay: c, Previous: previous}}, nil
+	if c.ExpectedAt == nil {
+		return []Event{WasStalled{Meta: c.Meta, Previous: previous, Reason: c.Reason}}, nil
+	}
+	return []Event{WasDelayed{Meta: c.Meta, ExpectedAt: *c.ExpectedAt, Previous: previous, Reason: c.Reason}}, nil
 }
 
 // Deliver decides about a delivery; a lost shipment may be found.
@@ -245,11 +265,12 @@ func (s *Shipment) Apply(e Event) {
 	case WasDispatched:
 		s.State, s.Carrier, s.TrackingNumber = Dispatched, e.Carrier, e.TrackingNumber
 		if e.ExpectedAt != nil {
-			s.ExpectedAt = e.ExpectedAt
+			s.ExpectedAt, s.Stalled = e.ExpectedAt, false
 		}
 	case WasDelayed:
-		at := e.ExpectedAt
-		s.ExpectedAt = &at
+		s.ExpectedAt, s.Stalled = &e.ExpectedAt, false
+	case WasStalled:
+		s.ExpectedAt, s.Stalled = nil, true
 	case WasDelivered:
 		s.State = Delivered
 	case WasLost:

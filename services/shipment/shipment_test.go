@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/schemas"
+	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
 func meta() Meta {
@@ -25,11 +26,15 @@ func commands() map[string]func(*Shipment) ([]Event, error) {
 		"plan":     func(s *Shipment) ([]Event, error) { return s.Plan(goodPlan()) },
 		"dispatch": func(s *Shipment) ([]Event, error) { return s.Dispatch(Dispatch{Meta: meta(), Carrier: "dhl"}) },
 		"scan":     func(s *Shipment) ([]Event, error) { return s.Scan(Scan{Meta: meta(), Location: "depot"}) },
-		"delay":    func(s *Shipment) ([]Event, error) { return s.Delay(Delay{Meta: meta(), ExpectedAt: meta().OccurredAt}) },
-		"deliver":  func(s *Shipment) ([]Event, error) { return s.Deliver(Deliver{Meta: meta()}) },
-		"lose":     func(s *Shipment) ([]Event, error) { return s.Lose(Lose{Meta: meta(), Reason: "r"}) },
-		"return":   func(s *Shipment) ([]Event, error) { return s.Return(Return{Meta: meta(), Reason: "r"}) },
-		"cancel":   func(s *Shipment) ([]Event, error) { return s.Cancel(Cancel{Meta: meta()}) },
+		"delay": func(s *Shipment) ([]Event, error) {
+			at := meta().OccurredAt
+			return s.Delay(Delay{Meta: meta(), ExpectedAt: &at})
+		},
+		"stall":   func(s *Shipment) ([]Event, error) { return s.Delay(Delay{Meta: meta()}) },
+		"deliver": func(s *Shipment) ([]Event, error) { return s.Deliver(Deliver{Meta: meta()}) },
+		"lose":    func(s *Shipment) ([]Event, error) { return s.Lose(Lose{Meta: meta(), Reason: "r"}) },
+		"return":  func(s *Shipment) ([]Event, error) { return s.Return(Return{Meta: meta(), Reason: "r"}) },
+		"cancel":  func(s *Shipment) ([]Event, error) { return s.Cancel(Cancel{Meta: meta()}) },
 	}
 }
 
@@ -40,8 +45,8 @@ func TestTransitions(t *testing.T) {
 	}
 	for state, allowed := range map[State]map[string]State{
 		None:       {"plan": Planned},
-		Planned:    {"dispatch": Dispatched, "delay": Planned, "cancel": Cancelled},
-		Dispatched: {"scan": Dispatched, "delay": Dispatched, "deliver": Delivered, "lose": Lost, "return": Returned},
+		Planned:    {"dispatch": Dispatched, "delay": Planned, "stall": Planned, "cancel": Cancelled},
+		Dispatched: {"scan": Dispatched, "delay": Dispatched, "stall": Dispatched, "deliver": Delivered, "lose": Lost, "return": Returned},
 		Delivered:  {"scan": Delivered, "return": Returned},
 		Lost:       {"scan": Lost, "deliver": Delivered, "return": Returned},
 		Returned:   {"scan": Returned},
@@ -115,15 +120,52 @@ func TestADelayNamesTheDateBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	change(s, events)
-	for _, step := range []struct{ to, before time.Time }{{first, promised}, {later, first}} {
-		events, err := s.Delay(Delay{Meta: meta(), ExpectedAt: step.to})
+	for _, step := range []struct{ to, before *time.Time }{{&first, &promised}, {&later, &first}, {nil, &later}, {nil, nil}, {&first, nil}} {
+		events, err := s.Delay(Delay{Meta: meta(), ExpectedAt: step.to, Reason: "snow"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if previous := events[0].(WasDelayed).Previous; previous == nil || !previous.Equal(step.before) {
-			t.Errorf("before %s it was %v, want %s", step.to, previous, step.before)
+		want := Event(WasStalled{Meta: meta(), Previous: step.before, Reason: "snow"})
+		if step.to != nil {
+			want = WasDelayed{Meta: meta(), ExpectedAt: *step.to, Previous: step.before, Reason: "snow"}
+		}
+		if diff := cmp.Diff([]Event{want}, events); diff != "" {
+			t.Error(diff)
 		}
 		change(s, events)
+		if s.Stalled != (step.to == nil) || (s.ExpectedAt == nil) != s.Stalled {
+			t.Errorf("expected %v, stalled %v after a delay to %v", s.ExpectedAt, s.Stalled, step.to)
+		}
+	}
+}
+
+// A scan states its place in one text and in parts, whichever it was given.
+func TestAScanStatesItsPlaceBothWays(t *testing.T) {
+	type place struct{ Location, Facility, Area, Country string }
+	for _, c := range []struct {
+		given Scan
+		want  place
+	}{
+		{Scan{}, place{}},
+		{Scan{Location: "Leipzig depot"}, place{"Leipzig depot", "Leipzig depot", "", ""}},
+		{Scan{Location: "CD 4 , Campinas, SP"}, place{"CD 4 , Campinas, SP", "CD 4", "Campinas, SP", ""}},
+		{Scan{Place: &Place{Facility: "CD 4"}}, place{"CD 4", "CD 4", "", ""}},
+		{Scan{Place: &Place{Facility: "CD 4", Area: "Campinas", Country: "BR"}}, place{"CD 4, Campinas, BR", "CD 4", "Campinas", "BR"}},
+	} {
+		s := &Shipment{ID: "s", State: Dispatched}
+		c.given.Meta = meta()
+		events, err := s.Scan(c.given)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := change(s, events)[0].Body.(*facts.ShipmentScanned)
+		if diff := cmp.Diff(c.want, place{f.Location, f.Facility, f.Area, f.Country}); diff != "" {
+			t.Error(diff)
+		}
+	}
+	_, err := (&Shipment{State: Dispatched}).Scan(Scan{Meta: meta(), Location: "x", Place: &Place{Facility: "y"}})
+	if f := fault.As(err); f == nil || f.Violations[0].Field != "location" {
+		t.Errorf("both: %v", err)
 	}
 }
 
@@ -134,7 +176,7 @@ func TestAnyHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"plan", "dispatch", "scan", "delay", "deliver", "lose", "return", "cancel"}
+	names := []string{"plan", "dispatch", "scan", "delay", "stall", "deliver", "lose", "return", "cancel"}
 	rapid.Check(t, func(t *rapid.T) {
 		s := &Shipment{ID: "s"}
 		for range rapid.IntRange(1, 25).Draw(t, "length") {

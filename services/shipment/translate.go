@@ -45,6 +45,13 @@ func planIn(r *shipmentpb.PlanShipmentRequest) Plan {
 	return p
 }
 
+func placeIn(p *shipmentpb.ScanPlace) *Place {
+	if p == nil {
+		return nil
+	}
+	return &Place{Facility: p.GetFacility(), Area: p.GetArea(), Country: p.GetCountry()}
+}
+
 // timeIn cuts to microseconds, which is what facts and the database keep.
 func timeIn(t *timestamppb.Timestamp) *time.Time {
 	if t == nil {
@@ -71,6 +78,7 @@ func shipmentOut(s *Shipment, h journal.Head) *shipmentpb.Shipment {
 		State:      shipmentpb.ShipmentState(shipmentpb.ShipmentState_value["SHIPMENT_STATE_"+string(s.State)]),
 		Fulfilment: commercepb.Fulfilment(commercepb.Fulfilment_value["FULFILMENT_"+string(s.Fulfilment)]),
 		Carrier:    s.Carrier, TrackingNumber: s.TrackingNumber, PromisedAt: timeOut(s.PromisedAt), ExpectedAt: timeOut(s.ExpectedAt),
+		Stalled: s.Stalled,
 		Version: h.Version, UpdatedAt: timestamppb.New(h.RecordedAt),
 	}
 	for _, l := range s.Lines {

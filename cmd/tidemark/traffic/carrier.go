@@ -29,7 +29,10 @@ var parcelSpace = uuid.MustParse("5f0f3a52-0a4b-5a43-9f0e-0c1157000002")
 
 var (
 	carriers = []string{"postal", "swift", "northline"}
-	depots   = []string{"Leipzig depot", "Liège hub", "Poznań depot", "Madrid hub"}
+	depots   = []*shipmentv1.ScanPlace{
+		{Facility: "Depot 3", Area: "Leipzig", Country: "DE"}, {Facility: "Air hub", Area: "Liège", Country: "BE"},
+		{Facility: "Depot West", Area: "Poznań", Country: "PL"}, {Facility: "Hub", Area: "Madrid", Country: "ES"},
+	}
 )
 
 // carrier plays the warehouses and the carriers of MANAGED shipments. What it
@@ -112,7 +115,8 @@ func (c *carrier) take(ctx context.Context, s *shipmentv1.Shipment) bool {
 	return true
 }
 
-// follow moves one parcel to its end: of 100, four are delayed and one is lost.
+// follow moves one parcel to its end: of 100, four are delayed (one of
+// them for nobody knows how long at first) and one is lost.
 func (c *carrier) follow(ctx context.Context, s *shipmentv1.Shipment) {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(s.GetShipmentId())) // never fails
@@ -128,7 +132,7 @@ func (c *carrier) follow(ctx context.Context, s *shipmentv1.Shipment) {
 			p.lose(ctx)
 		}
 	case draw <= 4 && s.GetPromisedAt() != nil:
-		if p.scan(ctx, 1) && p.delay(ctx, s.GetPromisedAt().AsTime().Add(72*time.Hour)) && p.scan(ctx, 2) {
+		if p.scan(ctx, 1) && (draw < 4 || p.stall(ctx)) && p.delay(ctx, s.GetPromisedAt().AsTime().Add(72*time.Hour)) && p.scan(ctx, 2) {
 			p.deliver(ctx)
 		}
 	default:
@@ -181,7 +185,7 @@ func (p parcel) dispatch(ctx context.Context, promised *timestamppb.Timestamp) b
 func (p parcel) scan(ctx context.Context, n int) bool {
 	request := &shipmentv1.RecordScanRequest{
 		RequestId: p.request(fmt.Sprintf("scan %d", n)), Actor: "carrier", ShipmentId: p.id,
-		Location: depots[(p.fate/7+uint32(n))%uint32(len(depots))], Description: "sorted",
+		Place: depots[(p.fate/7+uint32(n))%uint32(len(depots))], Description: "sorted",
 	}
 	ok := step(ctx, p, func(ctx context.Context) (*shipmentv1.RecordScanResponse, error) {
 		return p.fleet.Shipments.RecordScan(ctx, request)
@@ -203,6 +207,13 @@ func (p parcel) delay(ctx context.Context, expected time.Time) bool {
 		p.count.Delayed.Add(1)
 	}
 	return ok
+}
+
+func (p parcel) stall(ctx context.Context) bool {
+	request := &shipmentv1.ReportDelayRequest{RequestId: p.request("stall"), Actor: "carrier", ShipmentId: p.id, Reason: "held at a border"}
+	return step(ctx, p, func(ctx context.Context) (*shipmentv1.ReportDelayResponse, error) {
+		return p.fleet.Shipments.ReportDelay(ctx, request)
+	})
 }
 
 func (p parcel) lose(ctx context.Context) {

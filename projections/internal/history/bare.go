@@ -12,7 +12,7 @@ func Bare(id string) []event.Fact {
 	for typ, names := range map[string][]string{
 		"order":    {"OrderPlaced", "OrderAmended", "OrderHeld", "OrderReleased", "OrderConfirmed", "OrderCancelled", "OrderCompleted"},
 		"payment":  {"PaymentRequested", "PaymentAuthorized", "PaymentDeclined", "PaymentVoided", "PaymentCaptured", "PaymentRefunded", "PaymentCorrected"},
-		"shipment": {"ShipmentPlanned", "ShipmentDispatched", "ShipmentScanned", "ShipmentDelayed", "ShipmentDelivered", "ShipmentLost", "ShipmentReturned", "ShipmentCancelled"},
+		"shipment": {"ShipmentPlanned", "ShipmentDispatched", "ShipmentScanned", "ShipmentDelayed", "ShipmentStalled", "ShipmentDelivered", "ShipmentLost", "ShipmentReturned", "ShipmentCancelled"},
 	} {
 		a := &Aggregate{Order: id, Type: typ, ID: id + "-" + typ}
 		for _, name := range names {

@@ -156,7 +156,7 @@ func (d drawer) payment(id string) []event.Fact {
 	})
 	switch d.pick("asked", "declined", "voided", "authorized") {
 	case "declined":
-		a.Add(d.at(), &facts.PaymentDeclined{OrderID: d.id, CustomerID: d.customer, Actor: "provider", PaymentID: id, Method: method, Amount: asked, ReasonCode: "NO_FUNDS"})
+		a.Add(d.at(), &facts.PaymentDeclined{OrderID: d.id, CustomerID: d.customer, Actor: "provider", PaymentID: id, Method: method, Amount: asked, ReasonCode: "NO_FUNDS", Retryable: d.chance()})
 		return a.Facts
 	case "voided":
 		a.Add(d.at(), &facts.PaymentVoided{OrderID: d.id, CustomerID: d.customer, Actor: "customer", PaymentID: id, Method: method, Amount: asked})
@@ -194,6 +194,10 @@ func (d drawer) shipment(id string) []event.Fact {
 			a.Add(d.at(), &facts.ShipmentDelayed{OrderID: d.id, CustomerID: d.customer, Actor: "carrier", ShipmentID: id,
 				ExpectedAt: d.at(), PreviousExpectedAt: d.maybeAt(), Reason: d.pick("", "snow")})
 		}
+		if d.chance() {
+			a.Add(d.at(), &facts.ShipmentStalled{OrderID: d.id, CustomerID: d.customer, Actor: "carrier", ShipmentID: id,
+				PreviousExpectedAt: d.maybeAt(), Reason: d.pick("", "customs")})
+		}
 	}
 	delayed()
 	switch d.pick("planned", "cancelled", "dispatched") {
@@ -206,7 +210,8 @@ func (d drawer) shipment(id string) []event.Fact {
 	a.Add(d.at(), &facts.ShipmentDispatched{OrderID: d.id, CustomerID: d.customer, Actor: "carrier", ShipmentID: id,
 		Warehouse: d.pick("", "w2"), Carrier: d.pick("", "DHL"), TrackingNumber: d.pick("", "T1"), ExpectedAt: d.maybeAt()})
 	if d.chance() {
-		a.Add(d.at(), &facts.ShipmentScanned{OrderID: d.id, CustomerID: d.customer, Actor: "carrier", ShipmentID: id, Location: d.pick("", "Köln"), Description: "sorted"})
+		a.Add(d.at(), &facts.ShipmentScanned{OrderID: d.id, CustomerID: d.customer, Actor: "carrier", ShipmentID: id, Location: d.pick("", "Köln"),
+			Facility: d.pick("", "Köln"), Area: d.pick("", "Ehrenfeld"), Country: d.pick("", "DE"), Description: "sorted"})
 	}
 	delayed()
 	end := d.pick("on its way", "delivered", "lost", "found")

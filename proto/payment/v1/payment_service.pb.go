@@ -191,9 +191,11 @@ type Payment struct {
 	// Dense version: the number of its events.
 	Version int64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	// When the owner's database last changed it.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// The same method may be tried again after the refusal.
+	DeclineRetryable bool `protobuf:"varint,17,opt,name=decline_retryable,json=declineRetryable,proto3" json:"decline_retryable,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Payment) Reset() {
@@ -336,6 +338,13 @@ func (x *Payment) GetUpdatedAt() *timestamppb.Timestamp {
 		return x.UpdatedAt
 	}
 	return nil
+}
+
+func (x *Payment) GetDeclineRetryable() bool {
+	if x != nil {
+		return x.DeclineRetryable
+	}
+	return false
 }
 
 // GetPaymentRequest names one payment.
@@ -592,6 +601,9 @@ type AuthorizePaymentRequest struct {
 	// Business time of the authorisation of an EXTERNAL payment; absent means
 	// occurred_at, which is the time of the request.
 	ExternalDecidedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=external_decided_at,json=externalDecidedAt,proto3" json:"external_decided_at,omitempty"`
+	// The same method may be tried again after this refusal; only with the
+	// outcome DECLINED of an EXTERNAL payment.
+	ExternalRetryable bool `protobuf:"varint,15,opt,name=external_retryable,json=externalRetryable,proto3" json:"external_retryable,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -722,6 +734,13 @@ func (x *AuthorizePaymentRequest) GetExternalDecidedAt() *timestamppb.Timestamp 
 		return x.ExternalDecidedAt
 	}
 	return nil
+}
+
+func (x *AuthorizePaymentRequest) GetExternalRetryable() bool {
+	if x != nil {
+		return x.ExternalRetryable
+	}
+	return false
 }
 
 // AuthorizePaymentResponse is the payment after the command.
@@ -1457,7 +1476,7 @@ var File_payment_v1_payment_service_proto protoreflect.FileDescriptor
 const file_payment_v1_payment_service_proto_rawDesc = "" +
 	"\n" +
 	" payment/v1/payment_service.proto\x12\n" +
-	"payment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acommerce/v1/commerce.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x05\n" +
+	"payment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acommerce/v1/commerce.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x05\n" +
 	"\aPayment\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x19\n" +
@@ -1481,7 +1500,8 @@ const file_payment_v1_payment_service_proto_rawDesc = "" +
 	"\fdecline_code\x18\x0e \x01(\tR\vdeclineCode\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x03R\aversion\x129\n" +
 	"\n" +
-	"updated_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"P\n" +
+	"updated_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12+\n" +
+	"\x11decline_retryable\x18\x11 \x01(\bR\x10declineRetryable\"P\n" +
 	"\x11GetPaymentRequest\x12;\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\tpaymentId\"C\n" +
@@ -1498,7 +1518,7 @@ const file_payment_v1_payment_service_proto_rawDesc = "" +
 	"page_token\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\tpageToken\"o\n" +
 	"\x14ListPaymentsResponse\x12/\n" +
 	"\bpayments\x18\x01 \x03(\v2\x13.payment.v1.PaymentR\bpayments\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe6\x06\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x95\a\n" +
 	"\x17AuthorizePaymentRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12.\n" +
@@ -1522,7 +1542,8 @@ const file_payment_v1_payment_service_proto_rawDesc = "" +
 	"\finstallments\x18\v \x01(\x05B\t\xbaH\x06\x1a\x04\x18x(\x00R\finstallments\x12%\n" +
 	"\treference\x18\f \x01(\tB\a\xbaH\x04r\x02\x18dR\treference\x12P\n" +
 	"\x10external_outcome\x18\r \x01(\x0e2\x1b.payment.v1.ExternalOutcomeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0fexternalOutcome\x12b\n" +
-	"\x13external_decided_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\b\x80\xb2\xf8\x84\x1b2\x06\b\x80\xbb\xfa\xac\x02R\x11externalDecidedAt\"\x90\x01\n" +
+	"\x13external_decided_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\b\x80\xb2\xf8\x84\x1b2\x06\b\x80\xbb\xfa\xac\x02R\x11externalDecidedAt\x12-\n" +
+	"\x12external_retryable\x18\x0f \x01(\bR\x11externalRetryable\"\x90\x01\n" +
 	"\x18AuthorizePaymentResponse\x12-\n" +
 	"\apayment\x18\x01 \x01(\v2\x13.payment.v1.PaymentR\apayment\x12)\n" +
 	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\x12\x1a\n" +

@@ -188,7 +188,9 @@ type Shipment struct {
 	// Dense version: the number of its events.
 	Version int64 `protobuf:"varint,12,opt,name=version,proto3" json:"version,omitempty"`
 	// When the owner's database last changed it.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Delayed, and nobody knows until when.
+	Stalled       bool `protobuf:"varint,14,opt,name=stalled,proto3" json:"stalled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -312,6 +314,13 @@ func (x *Shipment) GetUpdatedAt() *timestamppb.Timestamp {
 		return x.UpdatedAt
 	}
 	return nil
+}
+
+func (x *Shipment) GetStalled() bool {
+	if x != nil {
+		return x.Stalled
+	}
+	return false
 }
 
 // GetShipmentRequest names one shipment.
@@ -935,10 +944,14 @@ type RecordScanRequest struct {
 	TimeEstimated bool `protobuf:"varint,4,opt,name=time_estimated,json=timeEstimated,proto3" json:"time_estimated,omitempty"`
 	// Id of the shipment.
 	ShipmentId string `protobuf:"bytes,5,opt,name=shipment_id,json=shipmentId,proto3" json:"shipment_id,omitempty"`
-	// Place, for example a depot. No personal data.
+	// Place in one text, for example a depot; give this or place, not both. What
+	// stands before the first comma counts as the facility, the rest as the area.
+	// No personal data.
 	Location string `protobuf:"bytes,6,opt,name=location,proto3" json:"location,omitempty"`
 	// What happened there, in a few words. No personal data.
-	Description   string `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	Description string `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	// Place in parts; give this or location, not both.
+	Place         *ScanPlace `protobuf:"bytes,8,opt,name=place,proto3" json:"place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1022,6 +1035,77 @@ func (x *RecordScanRequest) GetDescription() string {
 	return ""
 }
 
+func (x *RecordScanRequest) GetPlace() *ScanPlace {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+// ScanPlace is where a carrier saw a parcel. No personal data.
+type ScanPlace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Depot, hub or shop.
+	Facility string `protobuf:"bytes,1,opt,name=facility,proto3" json:"facility,omitempty"`
+	// Town or district of the facility; may be empty.
+	Area string `protobuf:"bytes,2,opt,name=area,proto3" json:"area,omitempty"`
+	// ISO 3166 code of its country, two capital letters; may be empty.
+	Country       string `protobuf:"bytes,3,opt,name=country,proto3" json:"country,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScanPlace) Reset() {
+	*x = ScanPlace{}
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScanPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScanPlace) ProtoMessage() {}
+
+func (x *ScanPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScanPlace.ProtoReflect.Descriptor instead.
+func (*ScanPlace) Descriptor() ([]byte, []int) {
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ScanPlace) GetFacility() string {
+	if x != nil {
+		return x.Facility
+	}
+	return ""
+}
+
+func (x *ScanPlace) GetArea() string {
+	if x != nil {
+		return x.Area
+	}
+	return ""
+}
+
+func (x *ScanPlace) GetCountry() string {
+	if x != nil {
+		return x.Country
+	}
+	return ""
+}
+
 // RecordScanResponse is the shipment after the command.
 type RecordScanResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1037,7 +1121,7 @@ type RecordScanResponse struct {
 
 func (x *RecordScanResponse) Reset() {
 	*x = RecordScanResponse{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[11]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1133,7 @@ func (x *RecordScanResponse) String() string {
 func (*RecordScanResponse) ProtoMessage() {}
 
 func (x *RecordScanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[11]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1146,7 @@ func (x *RecordScanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordScanResponse.ProtoReflect.Descriptor instead.
 func (*RecordScanResponse) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{11}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RecordScanResponse) GetShipment() *Shipment {
@@ -1086,7 +1170,7 @@ func (x *RecordScanResponse) GetReplayed() bool {
 	return false
 }
 
-// ReportDelayRequest asks for ReportDelay. ReportDelay moves the expected date.
+// ReportDelayRequest asks for ReportDelay. ReportDelay moves the expected date, or says that nobody knows it any more.
 type ReportDelayRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Caller's UUID. The same id with the same body takes effect once and answers
@@ -1101,7 +1185,7 @@ type ReportDelayRequest struct {
 	TimeEstimated bool `protobuf:"varint,4,opt,name=time_estimated,json=timeEstimated,proto3" json:"time_estimated,omitempty"`
 	// Id of the shipment.
 	ShipmentId string `protobuf:"bytes,5,opt,name=shipment_id,json=shipmentId,proto3" json:"shipment_id,omitempty"`
-	// Date expected now.
+	// Date expected now; absent when there is no new date: the parcel is stalled.
 	ExpectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expected_at,json=expectedAt,proto3" json:"expected_at,omitempty"`
 	// Why, in a few words. No personal data.
 	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1111,7 +1195,7 @@ type ReportDelayRequest struct {
 
 func (x *ReportDelayRequest) Reset() {
 	*x = ReportDelayRequest{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[12]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1207,7 @@ func (x *ReportDelayRequest) String() string {
 func (*ReportDelayRequest) ProtoMessage() {}
 
 func (x *ReportDelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[12]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1220,7 @@ func (x *ReportDelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDelayRequest.ProtoReflect.Descriptor instead.
 func (*ReportDelayRequest) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{12}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportDelayRequest) GetRequestId() string {
@@ -1203,7 +1287,7 @@ type ReportDelayResponse struct {
 
 func (x *ReportDelayResponse) Reset() {
 	*x = ReportDelayResponse{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[13]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1299,7 @@ func (x *ReportDelayResponse) String() string {
 func (*ReportDelayResponse) ProtoMessage() {}
 
 func (x *ReportDelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[13]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1312,7 @@ func (x *ReportDelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDelayResponse.ProtoReflect.Descriptor instead.
 func (*ReportDelayResponse) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{13}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReportDelayResponse) GetShipment() *Shipment {
@@ -1277,7 +1361,7 @@ type DeliverShipmentRequest struct {
 
 func (x *DeliverShipmentRequest) Reset() {
 	*x = DeliverShipmentRequest{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[14]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1373,7 @@ func (x *DeliverShipmentRequest) String() string {
 func (*DeliverShipmentRequest) ProtoMessage() {}
 
 func (x *DeliverShipmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[14]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1386,7 @@ func (x *DeliverShipmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverShipmentRequest.ProtoReflect.Descriptor instead.
 func (*DeliverShipmentRequest) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{14}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeliverShipmentRequest) GetRequestId() string {
@@ -1369,7 +1453,7 @@ type DeliverShipmentResponse struct {
 
 func (x *DeliverShipmentResponse) Reset() {
 	*x = DeliverShipmentResponse{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[15]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1465,7 @@ func (x *DeliverShipmentResponse) String() string {
 func (*DeliverShipmentResponse) ProtoMessage() {}
 
 func (x *DeliverShipmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[15]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1478,7 @@ func (x *DeliverShipmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverShipmentResponse.ProtoReflect.Descriptor instead.
 func (*DeliverShipmentResponse) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{15}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeliverShipmentResponse) GetShipment() *Shipment {
@@ -1441,7 +1525,7 @@ type LoseShipmentRequest struct {
 
 func (x *LoseShipmentRequest) Reset() {
 	*x = LoseShipmentRequest{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[16]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1537,7 @@ func (x *LoseShipmentRequest) String() string {
 func (*LoseShipmentRequest) ProtoMessage() {}
 
 func (x *LoseShipmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[16]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1550,7 @@ func (x *LoseShipmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseShipmentRequest.ProtoReflect.Descriptor instead.
 func (*LoseShipmentRequest) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{16}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LoseShipmentRequest) GetRequestId() string {
@@ -1526,7 +1610,7 @@ type LoseShipmentResponse struct {
 
 func (x *LoseShipmentResponse) Reset() {
 	*x = LoseShipmentResponse{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[17]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1622,7 @@ func (x *LoseShipmentResponse) String() string {
 func (*LoseShipmentResponse) ProtoMessage() {}
 
 func (x *LoseShipmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[17]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1635,7 @@ func (x *LoseShipmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseShipmentResponse.ProtoReflect.Descriptor instead.
 func (*LoseShipmentResponse) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{17}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LoseShipmentResponse) GetShipment() *Shipment {
@@ -1598,7 +1682,7 @@ type ReturnShipmentRequest struct {
 
 func (x *ReturnShipmentRequest) Reset() {
 	*x = ReturnShipmentRequest{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[18]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1694,7 @@ func (x *ReturnShipmentRequest) String() string {
 func (*ReturnShipmentRequest) ProtoMessage() {}
 
 func (x *ReturnShipmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[18]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1707,7 @@ func (x *ReturnShipmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnShipmentRequest.ProtoReflect.Descriptor instead.
 func (*ReturnShipmentRequest) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{18}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReturnShipmentRequest) GetRequestId() string {
@@ -1683,7 +1767,7 @@ type ReturnShipmentResponse struct {
 
 func (x *ReturnShipmentResponse) Reset() {
 	*x = ReturnShipmentResponse{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[19]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1779,7 @@ func (x *ReturnShipmentResponse) String() string {
 func (*ReturnShipmentResponse) ProtoMessage() {}
 
 func (x *ReturnShipmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[19]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1792,7 @@ func (x *ReturnShipmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnShipmentResponse.ProtoReflect.Descriptor instead.
 func (*ReturnShipmentResponse) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{19}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReturnShipmentResponse) GetShipment() *Shipment {
@@ -1755,7 +1839,7 @@ type CancelShipmentRequest struct {
 
 func (x *CancelShipmentRequest) Reset() {
 	*x = CancelShipmentRequest{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[20]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1851,7 @@ func (x *CancelShipmentRequest) String() string {
 func (*CancelShipmentRequest) ProtoMessage() {}
 
 func (x *CancelShipmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[20]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1864,7 @@ func (x *CancelShipmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelShipmentRequest.ProtoReflect.Descriptor instead.
 func (*CancelShipmentRequest) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{20}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CancelShipmentRequest) GetRequestId() string {
@@ -1840,7 +1924,7 @@ type CancelShipmentResponse struct {
 
 func (x *CancelShipmentResponse) Reset() {
 	*x = CancelShipmentResponse{}
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[21]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1936,7 @@ func (x *CancelShipmentResponse) String() string {
 func (*CancelShipmentResponse) ProtoMessage() {}
 
 func (x *CancelShipmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shipment_v1_shipment_service_proto_msgTypes[21]
+	mi := &file_shipment_v1_shipment_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +1949,7 @@ func (x *CancelShipmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelShipmentResponse.ProtoReflect.Descriptor instead.
 func (*CancelShipmentResponse) Descriptor() ([]byte, []int) {
-	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{21}
+	return file_shipment_v1_shipment_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelShipmentResponse) GetShipment() *Shipment {
@@ -1898,7 +1982,7 @@ const file_shipment_v1_shipment_service_proto_rawDesc = "" +
 	"\aline_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06lineId\x12\x1b\n" +
 	"\x03sku\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x03sku\x12&\n" +
 	"\bquantity\x18\x03 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x01R\bquantity\"\xb3\x04\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x01R\bquantity\"\xcd\x04\n" +
 	"\bShipment\x12\x1f\n" +
 	"\vshipment_id\x18\x01 \x01(\tR\n" +
 	"shipmentId\x12\x19\n" +
@@ -1920,7 +2004,8 @@ const file_shipment_v1_shipment_service_proto_rawDesc = "" +
 	"expectedAt\x12\x18\n" +
 	"\aversion\x18\f \x01(\x03R\aversion\x129\n" +
 	"\n" +
-	"updated_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"S\n" +
+	"updated_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x18\n" +
+	"\astalled\x18\x0e \x01(\bR\astalled\"S\n" +
 	"\x12GetShipmentRequest\x12=\n" +
 	"\vshipment_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\n" +
 	"shipmentId\"H\n" +
@@ -1982,7 +2067,7 @@ const file_shipment_v1_shipment_service_proto_rawDesc = "" +
 	"\x18DispatchShipmentResponse\x121\n" +
 	"\bshipment\x18\x01 \x01(\v2\x15.shipment.v1.ShipmentR\bshipment\x12)\n" +
 	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\x12\x1a\n" +
-	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xf8\x02\n" +
+	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xa6\x03\n" +
 	"\x11RecordScanRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12.\n" +
@@ -1993,11 +2078,16 @@ const file_shipment_v1_shipment_service_proto_rawDesc = "" +
 	"\vshipment_id\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\n" +
 	"shipmentId\x12#\n" +
 	"\blocation\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18dR\blocation\x12*\n" +
-	"\vdescription\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdescription\"\x8e\x01\n" +
+	"\vdescription\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdescription\x12,\n" +
+	"\x05place\x18\b \x01(\v2\x16.shipment.v1.ScanPlaceR\x05place\"\x7f\n" +
+	"\tScanPlace\x12%\n" +
+	"\bfacility\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\bfacility\x12\x1b\n" +
+	"\x04area\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18(R\x04area\x12.\n" +
+	"\acountry\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{2})?$R\acountry\"\x8e\x01\n" +
 	"\x12RecordScanResponse\x121\n" +
 	"\bshipment\x18\x01 \x01(\v2\x15.shipment.v1.ShipmentR\bshipment\x12)\n" +
 	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\x12\x1a\n" +
-	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xa2\x03\n" +
+	"\breplayed\x18\x03 \x01(\bR\breplayed\"\x9f\x03\n" +
 	"\x12ReportDelayRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12.\n" +
@@ -2006,8 +2096,8 @@ const file_shipment_v1_shipment_service_proto_rawDesc = "" +
 	"occurredAt\x12%\n" +
 	"\x0etime_estimated\x18\x04 \x01(\bR\rtimeEstimated\x12=\n" +
 	"\vshipment_id\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\n" +
-	"shipmentId\x12V\n" +
-	"\vexpected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x19\xbaH\x16\xc8\x01\x01\xb2\x01\x10\x1a\x06\b\x80\xb2\xf8\x84\x1b2\x06\b\x80\xbb\xfa\xac\x02R\n" +
+	"shipmentId\x12S\n" +
+	"\vexpected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\b\x80\xb2\xf8\x84\x1b2\x06\b\x80\xbb\xfa\xac\x02R\n" +
 	"expectedAt\x12 \n" +
 	"\x06reason\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x06reason\"\x8f\x01\n" +
 	"\x13ReportDelayResponse\x121\n" +
@@ -2108,7 +2198,7 @@ func file_shipment_v1_shipment_service_proto_rawDescGZIP() []byte {
 }
 
 var file_shipment_v1_shipment_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shipment_v1_shipment_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_shipment_v1_shipment_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_shipment_v1_shipment_service_proto_goTypes = []any{
 	(ShipmentState)(0),               // 0: shipment.v1.ShipmentState
 	(*ShipmentLine)(nil),             // 1: shipment.v1.ShipmentLine
@@ -2122,86 +2212,88 @@ var file_shipment_v1_shipment_service_proto_goTypes = []any{
 	(*DispatchShipmentRequest)(nil),  // 9: shipment.v1.DispatchShipmentRequest
 	(*DispatchShipmentResponse)(nil), // 10: shipment.v1.DispatchShipmentResponse
 	(*RecordScanRequest)(nil),        // 11: shipment.v1.RecordScanRequest
-	(*RecordScanResponse)(nil),       // 12: shipment.v1.RecordScanResponse
-	(*ReportDelayRequest)(nil),       // 13: shipment.v1.ReportDelayRequest
-	(*ReportDelayResponse)(nil),      // 14: shipment.v1.ReportDelayResponse
-	(*DeliverShipmentRequest)(nil),   // 15: shipment.v1.DeliverShipmentRequest
-	(*DeliverShipmentResponse)(nil),  // 16: shipment.v1.DeliverShipmentResponse
-	(*LoseShipmentRequest)(nil),      // 17: shipment.v1.LoseShipmentRequest
-	(*LoseShipmentResponse)(nil),     // 18: shipment.v1.LoseShipmentResponse
-	(*ReturnShipmentRequest)(nil),    // 19: shipment.v1.ReturnShipmentRequest
-	(*ReturnShipmentResponse)(nil),   // 20: shipment.v1.ReturnShipmentResponse
-	(*CancelShipmentRequest)(nil),    // 21: shipment.v1.CancelShipmentRequest
-	(*CancelShipmentResponse)(nil),   // 22: shipment.v1.CancelShipmentResponse
-	(v1.Fulfilment)(0),               // 23: commerce.v1.Fulfilment
-	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
-	(*v11.Token)(nil),                // 25: freshness.v1.Token
+	(*ScanPlace)(nil),                // 12: shipment.v1.ScanPlace
+	(*RecordScanResponse)(nil),       // 13: shipment.v1.RecordScanResponse
+	(*ReportDelayRequest)(nil),       // 14: shipment.v1.ReportDelayRequest
+	(*ReportDelayResponse)(nil),      // 15: shipment.v1.ReportDelayResponse
+	(*DeliverShipmentRequest)(nil),   // 16: shipment.v1.DeliverShipmentRequest
+	(*DeliverShipmentResponse)(nil),  // 17: shipment.v1.DeliverShipmentResponse
+	(*LoseShipmentRequest)(nil),      // 18: shipment.v1.LoseShipmentRequest
+	(*LoseShipmentResponse)(nil),     // 19: shipment.v1.LoseShipmentResponse
+	(*ReturnShipmentRequest)(nil),    // 20: shipment.v1.ReturnShipmentRequest
+	(*ReturnShipmentResponse)(nil),   // 21: shipment.v1.ReturnShipmentResponse
+	(*CancelShipmentRequest)(nil),    // 22: shipment.v1.CancelShipmentRequest
+	(*CancelShipmentResponse)(nil),   // 23: shipment.v1.CancelShipmentResponse
+	(v1.Fulfilment)(0),               // 24: commerce.v1.Fulfilment
+	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
+	(*v11.Token)(nil),                // 26: freshness.v1.Token
 }
 var file_shipment_v1_shipment_service_proto_depIdxs = []int32{
 	0,  // 0: shipment.v1.Shipment.state:type_name -> shipment.v1.ShipmentState
-	23, // 1: shipment.v1.Shipment.fulfilment:type_name -> commerce.v1.Fulfilment
+	24, // 1: shipment.v1.Shipment.fulfilment:type_name -> commerce.v1.Fulfilment
 	1,  // 2: shipment.v1.Shipment.lines:type_name -> shipment.v1.ShipmentLine
-	24, // 3: shipment.v1.Shipment.promised_at:type_name -> google.protobuf.Timestamp
-	24, // 4: shipment.v1.Shipment.expected_at:type_name -> google.protobuf.Timestamp
-	24, // 5: shipment.v1.Shipment.updated_at:type_name -> google.protobuf.Timestamp
+	25, // 3: shipment.v1.Shipment.promised_at:type_name -> google.protobuf.Timestamp
+	25, // 4: shipment.v1.Shipment.expected_at:type_name -> google.protobuf.Timestamp
+	25, // 5: shipment.v1.Shipment.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 6: shipment.v1.GetShipmentResponse.shipment:type_name -> shipment.v1.Shipment
 	0,  // 7: shipment.v1.ListShipmentsRequest.states:type_name -> shipment.v1.ShipmentState
-	23, // 8: shipment.v1.ListShipmentsRequest.fulfilment:type_name -> commerce.v1.Fulfilment
+	24, // 8: shipment.v1.ListShipmentsRequest.fulfilment:type_name -> commerce.v1.Fulfilment
 	2,  // 9: shipment.v1.ListShipmentsResponse.shipments:type_name -> shipment.v1.Shipment
-	24, // 10: shipment.v1.PlanShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	23, // 11: shipment.v1.PlanShipmentRequest.fulfilment:type_name -> commerce.v1.Fulfilment
+	25, // 10: shipment.v1.PlanShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	24, // 11: shipment.v1.PlanShipmentRequest.fulfilment:type_name -> commerce.v1.Fulfilment
 	1,  // 12: shipment.v1.PlanShipmentRequest.lines:type_name -> shipment.v1.ShipmentLine
-	24, // 13: shipment.v1.PlanShipmentRequest.promised_at:type_name -> google.protobuf.Timestamp
+	25, // 13: shipment.v1.PlanShipmentRequest.promised_at:type_name -> google.protobuf.Timestamp
 	2,  // 14: shipment.v1.PlanShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 15: shipment.v1.PlanShipmentResponse.token:type_name -> freshness.v1.Token
-	24, // 16: shipment.v1.DispatchShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	24, // 17: shipment.v1.DispatchShipmentRequest.expected_at:type_name -> google.protobuf.Timestamp
+	26, // 15: shipment.v1.PlanShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 16: shipment.v1.DispatchShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	25, // 17: shipment.v1.DispatchShipmentRequest.expected_at:type_name -> google.protobuf.Timestamp
 	2,  // 18: shipment.v1.DispatchShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 19: shipment.v1.DispatchShipmentResponse.token:type_name -> freshness.v1.Token
-	24, // 20: shipment.v1.RecordScanRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 21: shipment.v1.RecordScanResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 22: shipment.v1.RecordScanResponse.token:type_name -> freshness.v1.Token
-	24, // 23: shipment.v1.ReportDelayRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	24, // 24: shipment.v1.ReportDelayRequest.expected_at:type_name -> google.protobuf.Timestamp
-	2,  // 25: shipment.v1.ReportDelayResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 26: shipment.v1.ReportDelayResponse.token:type_name -> freshness.v1.Token
-	24, // 27: shipment.v1.DeliverShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 28: shipment.v1.DeliverShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 29: shipment.v1.DeliverShipmentResponse.token:type_name -> freshness.v1.Token
-	24, // 30: shipment.v1.LoseShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 31: shipment.v1.LoseShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 32: shipment.v1.LoseShipmentResponse.token:type_name -> freshness.v1.Token
-	24, // 33: shipment.v1.ReturnShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 34: shipment.v1.ReturnShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 35: shipment.v1.ReturnShipmentResponse.token:type_name -> freshness.v1.Token
-	24, // 36: shipment.v1.CancelShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 37: shipment.v1.CancelShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	25, // 38: shipment.v1.CancelShipmentResponse.token:type_name -> freshness.v1.Token
-	7,  // 39: shipment.v1.ShipmentService.PlanShipment:input_type -> shipment.v1.PlanShipmentRequest
-	9,  // 40: shipment.v1.ShipmentService.DispatchShipment:input_type -> shipment.v1.DispatchShipmentRequest
-	11, // 41: shipment.v1.ShipmentService.RecordScan:input_type -> shipment.v1.RecordScanRequest
-	13, // 42: shipment.v1.ShipmentService.ReportDelay:input_type -> shipment.v1.ReportDelayRequest
-	15, // 43: shipment.v1.ShipmentService.DeliverShipment:input_type -> shipment.v1.DeliverShipmentRequest
-	17, // 44: shipment.v1.ShipmentService.LoseShipment:input_type -> shipment.v1.LoseShipmentRequest
-	19, // 45: shipment.v1.ShipmentService.ReturnShipment:input_type -> shipment.v1.ReturnShipmentRequest
-	21, // 46: shipment.v1.ShipmentService.CancelShipment:input_type -> shipment.v1.CancelShipmentRequest
-	3,  // 47: shipment.v1.ShipmentService.GetShipment:input_type -> shipment.v1.GetShipmentRequest
-	5,  // 48: shipment.v1.ShipmentService.ListShipments:input_type -> shipment.v1.ListShipmentsRequest
-	8,  // 49: shipment.v1.ShipmentService.PlanShipment:output_type -> shipment.v1.PlanShipmentResponse
-	10, // 50: shipment.v1.ShipmentService.DispatchShipment:output_type -> shipment.v1.DispatchShipmentResponse
-	12, // 51: shipment.v1.ShipmentService.RecordScan:output_type -> shipment.v1.RecordScanResponse
-	14, // 52: shipment.v1.ShipmentService.ReportDelay:output_type -> shipment.v1.ReportDelayResponse
-	16, // 53: shipment.v1.ShipmentService.DeliverShipment:output_type -> shipment.v1.DeliverShipmentResponse
-	18, // 54: shipment.v1.ShipmentService.LoseShipment:output_type -> shipment.v1.LoseShipmentResponse
-	20, // 55: shipment.v1.ShipmentService.ReturnShipment:output_type -> shipment.v1.ReturnShipmentResponse
-	22, // 56: shipment.v1.ShipmentService.CancelShipment:output_type -> shipment.v1.CancelShipmentResponse
-	4,  // 57: shipment.v1.ShipmentService.GetShipment:output_type -> shipment.v1.GetShipmentResponse
-	6,  // 58: shipment.v1.ShipmentService.ListShipments:output_type -> shipment.v1.ListShipmentsResponse
-	49, // [49:59] is the sub-list for method output_type
-	39, // [39:49] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	26, // 19: shipment.v1.DispatchShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 20: shipment.v1.RecordScanRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	12, // 21: shipment.v1.RecordScanRequest.place:type_name -> shipment.v1.ScanPlace
+	2,  // 22: shipment.v1.RecordScanResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 23: shipment.v1.RecordScanResponse.token:type_name -> freshness.v1.Token
+	25, // 24: shipment.v1.ReportDelayRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	25, // 25: shipment.v1.ReportDelayRequest.expected_at:type_name -> google.protobuf.Timestamp
+	2,  // 26: shipment.v1.ReportDelayResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 27: shipment.v1.ReportDelayResponse.token:type_name -> freshness.v1.Token
+	25, // 28: shipment.v1.DeliverShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 29: shipment.v1.DeliverShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 30: shipment.v1.DeliverShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 31: shipment.v1.LoseShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 32: shipment.v1.LoseShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 33: shipment.v1.LoseShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 34: shipment.v1.ReturnShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 35: shipment.v1.ReturnShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 36: shipment.v1.ReturnShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 37: shipment.v1.CancelShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 38: shipment.v1.CancelShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 39: shipment.v1.CancelShipmentResponse.token:type_name -> freshness.v1.Token
+	7,  // 40: shipment.v1.ShipmentService.PlanShipment:input_type -> shipment.v1.PlanShipmentRequest
+	9,  // 41: shipment.v1.ShipmentService.DispatchShipment:input_type -> shipment.v1.DispatchShipmentRequest
+	11, // 42: shipment.v1.ShipmentService.RecordScan:input_type -> shipment.v1.RecordScanRequest
+	14, // 43: shipment.v1.ShipmentService.ReportDelay:input_type -> shipment.v1.ReportDelayRequest
+	16, // 44: shipment.v1.ShipmentService.DeliverShipment:input_type -> shipment.v1.DeliverShipmentRequest
+	18, // 45: shipment.v1.ShipmentService.LoseShipment:input_type -> shipment.v1.LoseShipmentRequest
+	20, // 46: shipment.v1.ShipmentService.ReturnShipment:input_type -> shipment.v1.ReturnShipmentRequest
+	22, // 47: shipment.v1.ShipmentService.CancelShipment:input_type -> shipment.v1.CancelShipmentRequest
+	3,  // 48: shipment.v1.ShipmentService.GetShipment:input_type -> shipment.v1.GetShipmentRequest
+	5,  // 49: shipment.v1.ShipmentService.ListShipments:input_type -> shipment.v1.ListShipmentsRequest
+	8,  // 50: shipment.v1.ShipmentService.PlanShipment:output_type -> shipment.v1.PlanShipmentResponse
+	10, // 51: shipment.v1.ShipmentService.DispatchShipment:output_type -> shipment.v1.DispatchShipmentResponse
+	13, // 52: shipment.v1.ShipmentService.RecordScan:output_type -> shipment.v1.RecordScanResponse
+	15, // 53: shipment.v1.ShipmentService.ReportDelay:output_type -> shipment.v1.ReportDelayResponse
+	17, // 54: shipment.v1.ShipmentService.DeliverShipment:output_type -> shipment.v1.DeliverShipmentResponse
+	19, // 55: shipment.v1.ShipmentService.LoseShipment:output_type -> shipment.v1.LoseShipmentResponse
+	21, // 56: shipment.v1.ShipmentService.ReturnShipment:output_type -> shipment.v1.ReturnShipmentResponse
+	23, // 57: shipment.v1.ShipmentService.CancelShipment:output_type -> shipment.v1.CancelShipmentResponse
+	4,  // 58: shipment.v1.ShipmentService.GetShipment:output_type -> shipment.v1.GetShipmentResponse
+	6,  // 59: shipment.v1.ShipmentService.ListShipments:output_type -> shipment.v1.ListShipmentsResponse
+	50, // [50:60] is the sub-list for method output_type
+	40, // [40:50] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_shipment_v1_shipment_service_proto_init() }
@@ -2215,7 +2307,7 @@ func file_shipment_v1_shipment_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shipment_v1_shipment_service_proto_rawDesc), len(file_shipment_v1_shipment_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

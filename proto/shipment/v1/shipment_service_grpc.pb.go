@@ -46,7 +46,7 @@ type ShipmentServiceClient interface {
 	DispatchShipment(ctx context.Context, in *DispatchShipmentRequest, opts ...grpc.CallOption) (*DispatchShipmentResponse, error)
 	// RecordScan records where the carrier saw a shipment.
 	RecordScan(ctx context.Context, in *RecordScanRequest, opts ...grpc.CallOption) (*RecordScanResponse, error)
-	// ReportDelay moves the expected date.
+	// ReportDelay moves the expected date, or says that nobody knows it any more.
 	ReportDelay(ctx context.Context, in *ReportDelayRequest, opts ...grpc.CallOption) (*ReportDelayResponse, error)
 	// DeliverShipment records that the customer has it.
 	DeliverShipment(ctx context.Context, in *DeliverShipmentRequest, opts ...grpc.CallOption) (*DeliverShipmentResponse, error)
@@ -183,7 +183,7 @@ type ShipmentServiceServer interface {
 	DispatchShipment(context.Context, *DispatchShipmentRequest) (*DispatchShipmentResponse, error)
 	// RecordScan records where the carrier saw a shipment.
 	RecordScan(context.Context, *RecordScanRequest) (*RecordScanResponse, error)
-	// ReportDelay moves the expected date.
+	// ReportDelay moves the expected date, or says that nobody knows it any more.
 	ReportDelay(context.Context, *ReportDelayRequest) (*ReportDelayResponse, error)
 	// DeliverShipment records that the customer has it.
 	DeliverShipment(context.Context, *DeliverShipmentRequest) (*DeliverShipmentResponse, error)
