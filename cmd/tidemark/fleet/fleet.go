@@ -48,6 +48,9 @@ type Options struct {
 	Durable bool
 	// DatabaseURL gives the database of a part. Nil: those of the part postgres.
 	DatabaseURL func(part string) string
+	// Partitions of every topic. 0 means what the data directory was made with,
+	// and for a new one DefaultPartitions.
+	Partitions int32
 	// BrokerAddr replaces the part broker by Kafka servers that run elsewhere.
 	BrokerAddr string
 	// OTLPEndpoint is where the services export to; empty exports nothing.
@@ -97,6 +100,9 @@ func Start(ctx context.Context, opts Options) (*Fleet, error) {
 		running: map[string]*running{},
 	}
 	if err := f.choosePorts(); err != nil {
+		return nil, err
+	}
+	if err := f.fixPartitions(); err != nil {
 		return nil, err
 	}
 	// Eight parts share one small heap, which would be collected all the time.
@@ -232,6 +238,7 @@ func (f *Fleet) kafka() kafka.Config {
 	if f.opts.BrokerAddr != "" {
 		config.Brokers = f.opts.BrokerAddr
 	}
+	config.Partitions = f.opts.Partitions
 	return config
 }
 
@@ -301,7 +308,7 @@ func startPostgres(ctx context.Context, f *Fleet, name string) (*running, error)
 
 func startBroker(ctx context.Context, f *Fleet, name string) (*running, error) {
 	broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{
-		Dir: filepath.Join(f.opts.Dir, "broker"), Port: f.ports[name], Log: f.opts.Log(name),
+		Dir: filepath.Join(f.opts.Dir, "broker"), Port: f.ports[name], Partitions: f.opts.Partitions, Log: f.opts.Log(name),
 	})
 	if err != nil {
 		return nil, err
