@@ -76,8 +76,12 @@ tidy: ## Tidy every module and bring their versions together.
 	go work sync
 	for module in $(MODULES); do (cd $$module && GOWORK=off go mod tidy); done
 
+.PHONY: schema-check
+schema-check: ## Do all versions of every event read each other? If not, say which consumer it breaks. Did anything released change?
+	@cd schemas && go run ./internal/check
+
 .PHONY: lint
-lint: tools ## gofmt, go vet, staticcheck, buf lint, buf breaking.
+lint: tools schema-check ## gofmt, go vet, staticcheck, buf lint, buf breaking, schema-check.
 	@echo "lint: gofmt"
 	unformatted=$$(gofmt -l $(MODULES) tools)
 	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
