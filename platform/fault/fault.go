@@ -75,6 +75,7 @@ const (
 	ReasonNotFound          Reason = "NOT_FOUND"
 	ReasonAlreadyExists     Reason = "ALREADY_EXISTS"
 	ReasonRequestIDReused   Reason = "REQUEST_ID_REUSED"
+	ReasonRequestResolved   Reason = "REQUEST_RESOLVED"
 	ReasonIllegalTransition Reason = "ILLEGAL_TRANSITION"
 	ReasonRuleViolated      Reason = "RULE_VIOLATED"
 	ReasonConflict          Reason = "CONFLICT"

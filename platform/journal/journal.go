@@ -118,8 +118,10 @@ func (j *Journal) mintFirstEpoch(ctx context.Context) error {
 	return nil
 }
 
-// Prune forgets answers older than RequestMemory until ctx ends. Its failures
-// are logged: they cost disk, never a command.
+// Prune forgets answers older than RequestMemory until ctx ends, but never those
+// to name-based request ids (UUID version 5): a process makes such an id from its
+// own name and that of its step, so it may come again as long as the process is
+// open. Its failures are logged: they cost disk, never a command.
 func (j *Journal) Prune(ctx context.Context) error {
 	ticker := time.NewTicker(10 * time.Minute)
 	defer ticker.Stop()
@@ -141,7 +143,7 @@ func (j *Journal) pruneOnce(ctx context.Context) error {
 		tag, err := j.pool.Exec(ctx, `
 			DELETE FROM idempotency WHERE request_id IN (
 				SELECT request_id FROM idempotency
-				 WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)`, RequestMemory, chunk)
+				 WHERE created_at < clock_timestamp() - $1::interval AND substr(request_id, 15, 1) <> '5' LIMIT $2)`, RequestMemory, chunk)
 		if err != nil {
 			return fmt.Errorf("prune request ids: %w", err)
 		}

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 
@@ -10,7 +11,6 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
 // Feed brings facts from Kafka to a manager: it is the [consumer.Handler] whose
@@ -28,47 +28,53 @@ func NewFeed[S any](m *Manager[S], codec *avro.Codec) *Feed[S] {
 	return &Feed[S]{manager: m, codec: codec, terms: map[int32]int64{}}
 }
 
+// place is where one topic is read on.
+type place struct {
+	ID   string `json:"id"`
+	Next int64  `json:"next"`
+}
+
+const (
+	claimPosition = `
+		INSERT INTO process_position AS p (process, partition, term) VALUES ($1, $2, 1)
+		ON CONFLICT (process, partition) DO UPDATE SET term = p.term + 1
+		RETURNING term, offsets`
+	lockPosition = `SELECT term, offsets FROM process_position WHERE process = $1 AND partition = $2 FOR UPDATE`
+	movePosition = `UPDATE process_position SET offsets = $3 WHERE process = $1 AND partition = $2`
+)
+
 // Claim takes a partition number over: writes of the former owner fail from now on.
 func (f *Feed[S]) Claim(ctx context.Context, partition int32, ids map[string]string) (map[string]int64, error) {
-	offsets := map[string]int64{}
+	name := f.manager.newest.Name
+	next := map[string]int64{}
 	var term int64
-	err := postgres.InTx(ctx, f.manager.pool, func(tx pgx.Tx) error {
-		clear(offsets)
-		err := tx.QueryRow(ctx, `
-			INSERT INTO process_position AS p (process, partition, term) VALUES ($1, $2, 1)
-			ON CONFLICT (process, partition) DO UPDATE SET term = p.term + 1
-			RETURNING term`, f.manager.def.Name, partition).Scan(&term)
-		if err != nil {
+	err := f.manager.inBatches(ctx, func(tx batchTx) error {
+		clear(next)
+		places := map[string]place{}
+		read, write := &pgx.Batch{}, &pgx.Batch{}
+		read.Queue(claimPosition, name, partition).QueryRow(func(row pgx.Row) error { return scanPosition(row, &term, &places) })
+		if err := tx.Send(ctx, read); err != nil {
 			return fmt.Errorf("claim process position: %w", err)
 		}
-		rows, err := tx.Query(ctx, `
-			SELECT topic, topic_id, next_offset FROM process_offset WHERE process = $1 AND partition = $2`,
-			f.manager.def.Name, partition)
-		if err != nil {
-			return fmt.Errorf("read process offsets: %w", err)
-		}
-		var topic, id string
-		var next int64
-		_, err = pgx.ForEachRow(rows, []any{&topic, &id, &next}, func() error {
-			if known := ids[topic]; known != "" && id != "" && known != id {
-				return fmt.Errorf("topic %s is another one than the process %s has read (id %s, not %s)", topic, f.manager.def.Name, known, id)
-			}
-			offsets[topic] = next
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("read process offsets: %w", err)
+		for topic, at := range places {
+			next[topic] = at.Next
 		}
 		for topic, id := range ids {
-			_, err := tx.Exec(ctx, `
-				INSERT INTO process_offset (process, partition, topic, topic_id, next_offset) VALUES ($1, $2, $3, $4, 0)
-				ON CONFLICT (process, partition, topic) DO UPDATE SET topic_id = excluded.topic_id`,
-				f.manager.def.Name, partition, topic, id)
-			if err != nil {
-				return fmt.Errorf("note the topic's id: %w", err)
+			at := places[topic]
+			if id != "" && at.ID != "" && id != at.ID {
+				return fmt.Errorf("topic %s is another one than the process %s has read (id %s, not %s)", topic, name, id, at.ID)
 			}
+			if id != "" {
+				at.ID = id
+			}
+			places[topic] = at
 		}
-		return nil
+		text, err := json.Marshal(places)
+		if err != nil {
+			return fmt.Errorf("note the topics' ids: %w", err)
+		}
+		write.Queue(movePosition, name, partition, string(text))
+		return tx.Commit(ctx, write)
 	})
 	if err != nil {
 		return nil, err
@@ -76,63 +82,69 @@ func (f *Feed[S]) Claim(ctx context.Context, partition int32, ids map[string]str
 	f.mu.Lock()
 	f.terms[partition] = term
 	f.mu.Unlock()
-	return offsets, nil
+	return next, nil
+}
+
+func scanPosition(row pgx.Row, term *int64, places *map[string]place) error {
+	var text []byte
+	if err := row.Scan(term, &text); err != nil {
+		return err
+	}
+	return json.Unmarshal(text, places)
 }
 
 // Handle folds the facts among the records and moves the position, in one
-// transaction.
+// transaction of two round trips.
 func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consumer.Record) error {
 	f.mu.Lock()
 	term := f.terms[partition]
 	f.mu.Unlock()
-	var issued int
-	err := postgres.InTx(ctx, f.manager.pool, func(tx pgx.Tx) error {
-		var current int64
-		err := tx.QueryRow(ctx, `
-			SELECT term FROM process_position WHERE process = $1 AND partition = $2 FOR UPDATE`,
-			f.manager.def.Name, partition).Scan(&current)
-		if err != nil {
-			return fmt.Errorf("lock process position: %w", err)
-		}
-		if current != term {
-			return consumer.ErrFenced
-		}
-		stored, err := f.offsets(ctx, tx, partition)
-		if err != nil {
-			return err
-		}
-		facts, unread := f.read(records, stored)
-		if issued, err = f.manager.Fold(ctx, tx, facts); err != nil {
-			return err
-		}
-		if err := f.manager.setAside(ctx, tx, unread); err != nil {
-			return err
-		}
-		return f.move(ctx, tx, partition, stored)
+	name := f.manager.newest.Name
+	inbox := f.read(records)
+	var current int64
+	places := map[string]place{}
+	var bad []unread
+	return f.manager.transact(ctx, transaction[S]{
+		ids: inbox.ids(),
+		before: func(b *pgx.Batch) {
+			clear(places)
+			b.Queue(lockPosition, name, partition).QueryRow(func(row pgx.Row) error { return scanPosition(row, &current, &places) })
+		},
+		act: func(w *work[S]) error {
+			if current != term {
+				return consumer.ErrFenced
+			}
+			var facts []event.Fact
+			facts, bad = inbox.behind(places)
+			for _, r := range records {
+				at := places[r.Topic]
+				at.Next = max(at.Next, r.Offset+1)
+				places[r.Topic] = at
+			}
+			if err := w.fold(facts); err != nil {
+				return err
+			}
+			w.doubtAbout(bad)
+			return nil
+		},
+		last: func(b *pgx.Batch) {
+			f.manager.setAside(b, bad)
+			text, err := json.Marshal(places)
+			if err != nil {
+				panic(err) // strings and numbers only
+			}
+			b.Queue(movePosition, name, partition, string(text))
+		},
 	})
-	if err != nil {
-		return err
-	}
-	if issued > 0 {
-		f.manager.Wake()
-	}
-	return nil
 }
 
-func (f *Feed[S]) offsets(ctx context.Context, tx pgx.Tx, partition int32) (map[string]int64, error) {
-	rows, err := tx.Query(ctx, `SELECT topic, next_offset FROM process_offset WHERE process = $1 AND partition = $2`,
-		f.manager.def.Name, partition)
-	if err != nil {
-		return nil, fmt.Errorf("read process offsets: %w", err)
-	}
-	offsets := map[string]int64{}
-	var topic string
-	var next int64
-	_, err = pgx.ForEachRow(rows, []any{&topic, &next}, func() error { offsets[topic] = next; return nil })
-	if err != nil {
-		return nil, fmt.Errorf("read process offsets: %w", err)
-	}
-	return offsets, nil
+// inbox is what a batch of records holds.
+type inbox struct{ items []item }
+
+type item struct {
+	record consumer.Record
+	fact   event.Fact
+	err    error // it cannot be read
 }
 
 // unread is a record that is not a readable fact. It is kept by reference.
@@ -142,66 +154,63 @@ type unread struct {
 	err    error
 }
 
-// read decodes what lies at or behind the stored offsets, and moves them.
-func (f *Feed[S]) read(records []consumer.Record, offsets map[string]int64) ([]event.Fact, []unread) {
-	var facts []event.Fact
-	var bad []unread
+// read decodes the facts among the records.
+func (f *Feed[S]) read(records []consumer.Record) (in inbox) {
 	for _, r := range records {
-		if r.Offset < offsets[r.Topic] {
-			continue
-		}
-		offsets[r.Topic] = r.Offset + 1
 		if event.IsControl(r.Headers) {
 			continue
 		}
 		fact, err := f.codec.DecodeRecord(r.Headers, r.Key, r.Value)
-		if err != nil {
-			bad = append(bad, unread{record: r, order: fact.Key, err: err})
-			continue
+		in.items = append(in.items, item{record: r, fact: fact, err: err})
+	}
+	return in
+}
+
+func (in inbox) ids() []string {
+	var ids []string
+	for _, i := range in.items {
+		if i.fact.Key != "" {
+			ids = append(ids, i.fact.Key)
 		}
-		facts = append(facts, fact)
+	}
+	return ids
+}
+
+// behind returns what lies at or behind the stored places.
+func (in inbox) behind(places map[string]place) (facts []event.Fact, bad []unread) {
+	for _, i := range in.items {
+		switch {
+		case i.record.Offset < places[i.record.Topic].Next:
+		case i.err != nil:
+			bad = append(bad, unread{record: i.record, order: i.fact.Key, err: i.err})
+		default:
+			facts = append(facts, i.fact)
+		}
 	}
 	return facts, bad
 }
 
-func (f *Feed[S]) move(ctx context.Context, tx pgx.Tx, partition int32, offsets map[string]int64) error {
-	topics, next := make([]string, 0, len(offsets)), make([]int64, 0, len(offsets))
-	for topic, offset := range offsets {
-		topics, next = append(topics, topic), append(next, offset)
+// doubtAbout says in the instances that a fact about them cannot be read.
+func (w *work[S]) doubtAbout(bad []unread) {
+	for _, u := range bad {
+		if in := w.instances[u.order]; in != nil && !(in.isNew && len(in.book.Seen) == 0) {
+			in.doubt("a fact of this order cannot be read")
+			if _, changed := w.causes[in.id]; !changed {
+				w.touch(Cause{Instance: in.id})
+			}
+		}
 	}
-	_, err := tx.Exec(ctx, `
-		INSERT INTO process_offset (process, partition, topic, topic_id, next_offset)
-		SELECT $1, $2, topic, '', next FROM unnest($3::text[], $4::bigint[]) AS t(topic, next)
-		ON CONFLICT (process, partition, topic) DO UPDATE SET next_offset = excluded.next_offset`,
-		f.manager.def.Name, partition, topics, next)
-	if err != nil {
-		return fmt.Errorf("move process offsets: %w", err)
-	}
-	return nil
 }
 
-// setAside keeps a reference to what could not be read, so that it is seen and
-// not lost, and says so in the instance it belongs to.
-func (m *Manager[S]) setAside(ctx context.Context, tx pgx.Tx, bad []unread) error {
+// setAside queues a reference to what could not be read, so that it is seen and
+// not lost.
+func (m *Manager[S]) setAside(b *pgx.Batch, bad []unread) {
 	for _, u := range bad {
-		m.log.Error("process cannot read a record; it is set aside", "process", m.def.Name,
+		m.log.Error("process cannot read a record; it is set aside", "process", m.newest.Name,
 			"topic", u.record.Topic, "partition", u.record.Partition, "offset", u.record.Offset, "order", u.order, "error", u.err)
-		_, err := tx.Exec(ctx, `
+		b.Queue(`
 			INSERT INTO process_unread (process, topic, partition, record_offset, instance_id, reason) VALUES ($1, $2, $3, $4, $5, $6)
 			ON CONFLICT DO NOTHING`,
-			m.def.Name, u.record.Topic, u.record.Partition, u.record.Offset, u.order, u.err.Error())
-		if err != nil {
-			return fmt.Errorf("set an unreadable record aside: %w", err)
-		}
-		if u.order == "" {
-			continue
-		}
-		_, err = tx.Exec(ctx, `
-			UPDATE process_instance SET book = jsonb_set(book, '{attention}', to_jsonb($3::text)), revision = revision + 1
-			WHERE process = $1 AND id = $2`, m.def.Name, u.order, "a fact of this order cannot be read")
-		if err != nil {
-			return fmt.Errorf("note an unreadable record: %w", err)
-		}
+			m.newest.Name, u.record.Topic, u.record.Partition, u.record.Offset, u.order, u.err.Error())
 	}
-	return nil
 }

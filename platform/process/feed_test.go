@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
@@ -28,11 +29,10 @@ func counted() process.Definition[int] {
 	return process.Definition[int]{
 		Name: "counted", Version: 1,
 		On:      func(n *int, _ event.Fact) { *n++ },
-		Refused: func(*int, string, string) string { return "" },
-		Next: func(n *int) []process.Command {
-			return []process.Command{{Step: fmt.Sprint("fact ", *n), Request: wrapperspb.Int32(int32(*n))}}
+		Settled: func(*int, process.Settlement) {},
+		Next: func(n *int) process.Plan {
+			return process.Plan{Commands: []process.Command{{Step: fmt.Sprint("fact ", *n), Request: wrapperspb.Int32(int32(*n))}}}
 		},
-		Ended: func(*int) bool { return false },
 	}
 }
 
@@ -48,7 +48,7 @@ func newFeeding(t *testing.T, pool *pgxpool.Pool) feeding {
 	if err := postgres.Migrate(t.Context(), pool, process.Migrations(), process.MigrationTable); err != nil {
 		t.Fatal(err)
 	}
-	manager, err := process.NewManager(counted(), pool, nil, slog.New(slog.DiscardHandler))
+	manager, err := process.NewManager(pool, process.Participants{Target: func(proto.Message) string { return "" }}, slog.New(slog.DiscardHandler), counted())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestAnUnreadableRecordIsSetAsideAndSeen(t *testing.T) {
 	if diff := cmp.Diff([]string{"1 a", "2 "}, got); diff != "" {
 		t.Error(diff)
 	}
-	got = f.strings(`SELECT array_agg(id || ' ' || coalesce(book->>'attention', '') ORDER BY id) FROM process_instance`)
+	got = f.strings(`SELECT array_agg(id || ' ' || attention ORDER BY id) FROM process_instance`)
 	if diff := cmp.Diff([]string{"a a fact of this order cannot be read", "b "}, got); diff != "" {
 		t.Error(diff)
 	}

@@ -5,32 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
-type commandTag = pgconn.CommandTag
-
-// errRevision says that somebody else changed an instance meanwhile although it
-// was locked: two creators of the same row. The caller's transaction runs again.
-var errRevision = errors.New("process instance changed meanwhile")
+type batchTx = *postgres.BatchTx
 
 const (
-	claimFor     = 30 * time.Second // a command is claimed this long
-	callTimeout  = 10 * time.Second // a call may take this long; shorter than claimFor
-	pollInterval = time.Second      // for due retries and lapsed claims
-	maxBackoff   = 30 * time.Second
-	workers      = 16
+	claimFor     = 4 * time.Second // a claim that is not renewed lapses: its holder died
+	renewAfter   = time.Second     // claims older than this are renewed at every poll
+	callTimeout  = 10 * time.Second
+	pollInterval = time.Second // for due retries, lapsed claims and timers
+	stallAfter   = 2 * time.Minute
+	linger       = 25 * time.Millisecond // finished commands are gathered this long
 )
 
 // Cause tells the sender of a command what it follows from.
@@ -43,29 +38,91 @@ type Cause struct {
 	TraceParent, TraceState string
 }
 
-// Send sends one request and returns its gRPC error. An error with a code that
-// leaves the outcome unknown is tried again; any other is a refusal.
-type Send func(ctx context.Context, request proto.Message, cause Cause) error
+// Participants are the services that take a process's steps.
+type Participants struct {
+	// Targets names them all.
+	Targets []string
+	// Target says who takes a request.
+	Target func(proto.Message) string
+	// Send sends one request and returns its gRPC error. An error with a code
+	// that leaves the outcome unknown is tried again; any other is a refusal.
+	Send func(ctx context.Context, request proto.Message, cause Cause) error
+	// Resolve makes the outcome of a request definite: it took effect, or the
+	// target refuses it from now on. method is the request's type without
+	// "Request". An error means that it is as unknown as before.
+	Resolve func(ctx context.Context, target, requestID, method string, cause Cause) (effective bool, err error)
+}
 
-// Manager runs the instances of one definition in one database.
+// Manager runs the instances of one process in one database.
 type Manager[S any] struct {
-	def  Definition[S]
-	pool *pgxpool.Pool
-	send Send
-	log  *slog.Logger
-	wake chan struct{}
+	definitions map[int]Definition[S]
+	newest      Definition[S]
+	pool        *pgxpool.Pool
+	to          Participants
+	log         *slog.Logger
+	wake        chan struct{}
+	lanes       map[string]*lane
+	finished    chan pending
+
+	mu   sync.Mutex
+	held map[string]time.Time // claimed commands in this process, and since when
 }
 
-// NewManager returns a manager. The tables of [Migrations] must exist.
-func NewManager[S any](def Definition[S], pool *pgxpool.Pool, send Send, log *slog.Logger) (*Manager[S], error) {
-	if err := def.Check(); err != nil {
-		return nil, err
+// NewManager returns a manager. The tables of [Migrations] must exist. The last
+// definition is for new instances; the others are for those that were started
+// with them and are still open.
+func NewManager[S any](pool *pgxpool.Pool, to Participants, log *slog.Logger, definitions ...Definition[S]) (*Manager[S], error) {
+	m := &Manager[S]{
+		definitions: map[int]Definition[S]{}, pool: pool, to: to, log: log, wake: make(chan struct{}, 1),
+		lanes: map[string]*lane{}, held: map[string]time.Time{},
 	}
-	return &Manager[S]{def: def, pool: pool, send: send, log: log, wake: make(chan struct{}, 1)}, nil
+	if len(definitions) == 0 {
+		return nil, errors.New("a process needs a definition")
+	}
+	for _, d := range definitions {
+		if err := d.Check(); err != nil {
+			return nil, err
+		}
+		if m.newest.Name != "" && (d.Name != m.newest.Name || d.Version <= m.newest.Version) {
+			return nil, fmt.Errorf("process %s: definition %s/%d after version %d", m.newest.Name, d.Name, d.Version, m.newest.Version)
+		}
+		m.definitions[d.Version], m.newest = d, d
+	}
+	for _, target := range append(slices.Clone(to.Targets), "") { // "": commands of before targets were noted
+		m.lanes[target] = newLane(target, time.Now)
+	}
+	return m, nil
 }
 
-// Wake tells the dispatcher that there may be commands. Call it after a commit
-// in which [Manager.Fold] ran. It never blocks.
+// definition returns what an instance was started with. An instance of a
+// version that this program does not know must not be touched by it.
+func (m *Manager[S]) definition(in *instance[S]) (Definition[S], error) {
+	def, ok := m.definitions[in.definition]
+	if !ok {
+		return def, fmt.Errorf("process %s %s runs version %d, which this program does not know", m.newest.Name, in.id, in.definition)
+	}
+	return def, nil
+}
+
+func (m *Manager[S]) inBatches(ctx context.Context, fn func(batchTx) error) error {
+	return postgres.InBatches(ctx, m.pool, fn)
+}
+
+// Fold takes facts into their instances in a transaction of its own. Facts of
+// one aggregate must be in order.
+func (m *Manager[S]) Fold(ctx context.Context, facts []event.Fact) error {
+	return m.transact(ctx, transaction[S]{ids: keys(facts), act: func(w *work[S]) error { return w.fold(facts) }})
+}
+
+func keys(facts []event.Fact) []string {
+	ids := make([]string, len(facts))
+	for i, f := range facts {
+		ids[i] = f.Key
+	}
+	return ids
+}
+
+// Wake tells the dispatcher that there may be commands. It never blocks.
 func (m *Manager[S]) Wake() {
 	select {
 	case m.wake <- struct{}{}:
@@ -73,103 +130,231 @@ func (m *Manager[S]) Wake() {
 	}
 }
 
-// Run sends commands until ctx ends. It returns nil then, after the calls in
-// flight have ended; their outcome is recorded or their claim lapses.
+// Run sends commands and fires timers until ctx ends. It returns nil then,
+// after the calls under way have ended; their outcome is recorded, or their
+// claim lapses and they are sent again.
 func (m *Manager[S]) Run(ctx context.Context) error {
-	var calls sync.WaitGroup
-	defer calls.Wait()
+	var calls, recording sync.WaitGroup
+	m.finished = make(chan pending, 1024)
+	recording.Go(m.record)
+	for _, l := range m.lanes {
+		for range laneWorkers {
+			calls.Go(func() { m.serve(ctx, l) })
+		}
+	}
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	free := make(chan struct{}, workers) // one token per idle worker
-	for range workers {
-		free <- struct{}{}
-	}
-	for {
-		room := len(free)
-		claimed, err := m.claim(ctx, room)
+	for ctx.Err() == nil {
+		more, err := m.keepUp(ctx)
 		if err != nil && ctx.Err() == nil {
-			m.log.Warn("process commands cannot be claimed", "process", m.def.Name, "error", err)
+			m.log.Warn("process commands cannot be claimed", "process", m.newest.Name, "error", err)
 		}
-		for _, p := range claimed {
-			<-free
-			calls.Go(func() {
-				m.dispatch(ctx, p)
-				free <- struct{}{}
-			})
-		}
-		if len(claimed) == room { // there may be more: go on as soon as anyone is idle
-			select {
-			case <-ctx.Done():
-				return nil
-			case token := <-free:
-				free <- token
-			}
+		if more && err == nil {
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-m.wake:
 		case <-poll.C:
+		}
+	}
+	calls.Wait()
+	close(m.finished)
+	recording.Wait()
+	return m.abandon()
+}
+
+// keepUp renews claims, claims what is due, and fires timers. It reports
+// whether there may be more at once.
+func (m *Manager[S]) keepUp(ctx context.Context) (more bool, err error) {
+	claimed, due, err := m.claim(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range claimed {
+		m.lanes[p.target].ready <- p // claim took no more than there is room for
+	}
+	if err := m.fire(ctx, due); err != nil {
+		return false, err
+	}
+	return len(due) == timerBatch, nil
+}
+
+// serve sends the commands of one lane, one after the other.
+func (m *Manager[S]) serve(ctx context.Context, l *lane) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-l.ready:
+			m.dispatch(ctx, l, p)
+			l.release(1)
 		}
 	}
 }
 
 // dispatch makes one call and records its outcome.
-func (m *Manager[S]) dispatch(ctx context.Context, p pending) {
-	outcome := m.call(ctx, p)
+func (m *Manager[S]) dispatch(ctx context.Context, l *lane, p pending) {
 	record, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	var err error
-	switch {
-	case outcome == nil:
-		err = m.done(record, p)
-	case unknown(outcome):
-		wait := backoff(p.attempts)
-		err = m.later(record, p, wait, outcome.Error())
+	switch outcome, reason, wait := m.attempt(ctx, l, p); outcome {
+	case statusDone:
+		m.finished <- p
+		return
+	case statusPending:
+		err = m.later(record, p, wait, reason)
 		time.AfterFunc(wait, m.Wake)
 	default:
-		err = postgres.InTx(record, m.pool, func(tx pgx.Tx) error {
-			return m.refused(record, tx, p, outcome.Error())
-		})
-		m.Wake() // the process may have reacted
-		m.log.Info("process step refused", "process", m.def.Name, "instance", p.instance, "step", p.step, "error", outcome)
+		err = m.settle(record, p, outcome, reason)
+		m.log.Info("process step did not take effect", "process", m.newest.Name, "instance", p.cause.Instance,
+			"step", p.step, "outcome", outcome, "reason", reason)
 	}
+	m.forget(p)
 	if err != nil {
 		m.log.Warn("process outcome not recorded; the step will be sent again",
-			"process", m.def.Name, "instance", p.instance, "step", p.step, "error", err)
+			"process", m.newest.Name, "instance", p.cause.Instance, "step", p.step, "error", err)
 	}
 }
 
-func (m *Manager[S]) call(ctx context.Context, p pending) error {
+// attempt makes one call, or, for a step that was withdrawn, makes its outcome
+// definite. It answers the command's new status; while that is pending, also how
+// long to wait.
+func (m *Manager[S]) attempt(ctx context.Context, l *lane, p pending) (outcome, reason string, wait time.Duration) {
+	if p.withdrawn && p.attempts == 1 {
+		return string(Withdrawn), "it was never sent", 0
+	}
+	if p.outcome != "" && !l.mayRetry() { // a claim that lapsed is no retry
+		return statusPending, p.outcome, budgetPause/2 + backoff(1)
+	}
+	if open := l.openFor(); open > time.Second/100 {
+		return statusPending, p.outcome, open
+	}
 	request, err := decode(p.request)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, fmt.Sprintf("step cannot be read: %v", err))
+		return string(Refused), fmt.Sprintf("the step cannot be read: %v", err), 0
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return m.send(ctx, request, Cause{
-		Instance: p.instance, ID: p.causation, TraceParent: p.traceparent, TraceState: p.tracestate,
-	})
-}
-
-// unknown reports whether the command may or may not have taken effect. Only
-// codes that a participant gives after deciding are definite.
-func unknown(err error) bool {
-	switch status.Code(err) {
-	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition,
-		codes.PermissionDenied, codes.Unauthenticated, codes.OutOfRange, codes.Unimplemented:
-		return false
+	effective := true
+	if p.withdrawn {
+		effective, err = m.to.Resolve(call, p.target, p.requestID, method(request), p.cause)
+	} else {
+		err = m.to.Send(call, request, p.cause)
+	}
+	l.report(err)
+	switch {
+	case err == nil && effective:
+		return statusDone, "", 0
+	case err == nil:
+		return string(Withdrawn), "it had not taken effect and is refused from now on", 0
+	case p.withdrawn || unknown(err):
+		return statusPending, err.Error(), backoff(p.attempts)
 	default:
-		return true
+		return string(Refused), status.Convert(err).Message(), 0
 	}
 }
 
-// backoff doubles from 100 ms to maxBackoff, with full jitter on the upper half.
-func backoff(attempts int) time.Duration {
-	d := maxBackoff
-	if attempts < 9 {
-		d = min(maxBackoff, 100*time.Millisecond<<max(0, attempts-1))
+// hand gives commands that were committed as claimed to their lanes.
+func (m *Manager[S]) hand(issued []pending) {
+	missed := false
+	for _, p := range issued {
+		if p.attempts == 0 {
+			missed = true
+			continue
+		}
+		m.hold(p)
+		m.lanes[p.target].ready <- p // there is a place reserved
 	}
-	return d/2 + rand.N(d/2+1)
+	if missed {
+		m.Wake()
+	}
+}
+
+// unreserve gives the places of commands back that were not committed.
+func (m *Manager[S]) unreserve(w *work[S]) {
+	if w == nil {
+		return
+	}
+	for _, p := range w.issued {
+		if p.attempts > 0 {
+			m.lanes[p.target].release(1)
+		}
+	}
+	w.issued = nil
+}
+
+func (m *Manager[S]) hold(p pending) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held[p.requestID] = time.Now()
+}
+
+func (m *Manager[S]) forget(p pending) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.held, p.requestID)
+}
+
+// aging returns the claims that must be renewed.
+func (m *Manager[S]) aging() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for id, since := range m.held {
+		if time.Since(since) > renewAfter {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// record writes down what took effect, many at once. What it cannot write down
+// is sent again and answered as before.
+func (m *Manager[S]) record() {
+	for p := range m.finished {
+		gathered := []pending{p}
+		deadline := time.NewTimer(linger)
+	gather:
+		for len(gathered) < cap(m.finished) {
+			select {
+			case p, ok := <-m.finished:
+				if !ok {
+					break gather
+				}
+				gathered = append(gathered, p)
+			case <-deadline.C:
+				break gather
+			}
+		}
+		deadline.Stop()
+		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+		if err := m.done(ctx, gathered); err != nil {
+			m.log.Warn("process outcomes not recorded; the steps will be sent again", "process", m.newest.Name, "steps", len(gathered), "error", err)
+		}
+		cancel()
+		for _, p := range gathered {
+			m.forget(p)
+		}
+	}
+}
+
+// abandon gives back what was claimed and not sent, so that another manager
+// need not wait for the claims to lapse.
+func (m *Manager[S]) abandon() error {
+	var ids []string
+	for _, l := range m.lanes {
+		for len(l.ready) > 0 {
+			ids = append(ids, (<-l.ready).requestID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := m.unclaim(ctx, ids); err != nil {
+		m.log.Warn("process claims not given back; they lapse", "process", m.newest.Name, "error", err)
+	}
+	return nil
 }

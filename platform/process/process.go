@@ -2,24 +2,29 @@
 // aggregates together when each lives in a database of its own.
 //
 // A process is declared, not scripted. Its author writes a fold from facts to a
-// state, and one pure function from that state to everything that ought to have
-// been commanded by now. The kernel remembers which steps it has issued, so the
-// author never counts: a fact that arrives twice, late or out of order between
-// two aggregates changes nothing but the state.
+// state, and one pure function from that state to a [Plan]: everything that
+// ought to have been commanded by now, every timer that ought to be set, every
+// step that must not take effect any more. The kernel remembers what it has
+// done of it, so the author never counts: a fact that arrives twice, late or
+// out of order between two aggregates changes nothing but the state.
 //
-//	fact ─ fold ─ state ─ Next ─ steps not issued yet ─┐
-//	  one transaction: state, versions seen, commands ─┘─ commit ─ wake
-//	                                                              │
-//	     refusal ─ state ─ Next ◀── reply ◀── gRPC call ◀── dispatcher
+//	fact ── fold ──┐
+//	timer ─ fired ─┼─ state ─ Next ─ plan ─ what of it is new ─┐
+//	reply ─ settled┘                                            │
+//	   ▲       one transaction: state, commands, timers ────────┘─ commit
+//	   └──────────── gRPC call ◀──── dispatcher ◀────────────────────┘
 //
 // Commands carry a request id made from process, instance and step, so trying
-// again after an unknown outcome takes effect once.
+// again after an unknown outcome takes effect once. A step that is withdrawn
+// while its outcome is unknown is made definite at the participant, which
+// refuses it from then on unless it has taken effect.
 package process
 
 import (
 	"errors"
 	"fmt"
 	"regexp"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -33,20 +38,37 @@ type Definition[S any] struct {
 	// Name of the process, lower case, for instance "fulfilment". It is part of
 	// every request id and never changes.
 	Name string
-	// Version of the code; recorded with every instance.
+	// Version of the definition. An instance keeps the version it was started
+	// with; the manager is given every version that still has open instances.
 	Version int
 	// On folds one fact into the state. Facts of one aggregate come in order.
 	// S must survive encoding/json.
 	On func(*S, event.Fact)
-	// Refused tells the state that a participant refused a step for good. It
-	// returns what a person should know, or "" if the refusal is expected.
-	Refused func(state *S, step, reason string) (attention string)
-	// Next returns the steps that ought to have been issued by now. Steps issued
-	// before are ignored, so it may return them again. It may record in the
+	// Settled tells the state about a step of which no fact will tell.
+	Settled func(*S, Settlement)
+	// Fired tells the state that a timer became due. Nil if there are no timers.
+	Fired func(state *S, timer string)
+	// Next returns everything that ought to hold by now. It may record in the
 	// state what it decided, and is called after every change of it.
-	Next func(*S) []Command
-	// Ended reports whether nothing more can happen.
-	Ended func(*S) bool
+	Next func(*S) Plan
+	// Waits says, for people, what the instance waits for. May be nil.
+	Waits func(*S) []Wait
+}
+
+// Plan is everything that ought to hold in one state of a process.
+type Plan struct {
+	// Commands ought to have been issued. Those issued before are ignored.
+	Commands []Command
+	// Timers ought to be set. Those set before are left alone, also after they
+	// have fired; those set before and not named any more are taken back.
+	Timers []Timer
+	// Withdrawn are steps that must not take effect any more. One that has a
+	// definite outcome already is left as it is.
+	Withdrawn []string
+	// Attention is what a person ought to look at; empty if nothing.
+	Attention string
+	// Ended says that nothing more can happen by itself.
+	Ended bool
 }
 
 // Command is one step that another service is asked to take.
@@ -57,10 +79,50 @@ type Command struct {
 	Request proto.Message
 }
 
+// Timer becomes due once, by the clock of the database.
+type Timer struct {
+	// Name names the timer within its instance, for ever.
+	Name string
+	// At is when it becomes due; zero means After from when it is set.
+	At    time.Time
+	After time.Duration
+}
+
+// Outcome is how a step ended that no fact tells about.
+type Outcome string
+
+// The outcomes. All are definite.
+const (
+	// Refused: the participant refused the step.
+	Refused Outcome = "refused"
+	// Withdrawn: the step was withdrawn and never took effect, nor ever will.
+	Withdrawn Outcome = "withdrawn"
+	// Forced: a person did by hand what the step was to do, or answers for it.
+	Forced Outcome = "forced"
+)
+
+// Settlement is the definite outcome of a step.
+type Settlement struct {
+	Step    string
+	Outcome Outcome
+	Reason  string
+}
+
+// Wait is something that an instance waits for.
+type Wait struct {
+	// For says what, for instance "the carrier to deliver the parcel from north".
+	For string
+	// Next says what happens then.
+	Next string
+	// Timer is the timer that ends the wait, or empty.
+	Timer string
+}
+
 // namespace of request ids; changing it would repeat every open step.
 var namespace = uuid.MustParse("6f0f4c1e-3d0f-5b7a-9d52-0a2f6f3f7f11")
 
-// RequestID returns the stable request id of a step.
+// RequestID returns the stable request id of a step. It is a name-based UUID:
+// participants keep the answers to such requests, see journal.Prune.
 func RequestID(process, instance, step string) string {
 	return ID(process, instance, "step", step)
 }
@@ -86,74 +148,8 @@ func (d Definition[S]) Check() error {
 	if d.Version < 1 {
 		errs = append(errs, fmt.Errorf("process %s: version %d is not positive", d.Name, d.Version))
 	}
-	if d.On == nil || d.Next == nil || d.Ended == nil || d.Refused == nil {
-		errs = append(errs, fmt.Errorf("process %s: On, Next, Refused and Ended are all required", d.Name))
+	if d.On == nil || d.Next == nil || d.Settled == nil {
+		errs = append(errs, fmt.Errorf("process %s: On, Settled and Next are all required", d.Name))
 	}
 	return errors.Join(errs...)
-}
-
-// instance is one process as the kernel keeps it.
-type instance[S any] struct {
-	id       string
-	state    S
-	book     book
-	revision int64
-	status   string
-	isNew    bool
-}
-
-// book is what the kernel remembers of an instance beside the author's state.
-type book struct {
-	// Seen is the last version folded per aggregate "type/id".
-	Seen map[string]seen `json:"seen"`
-	// Issued are the steps that became commands.
-	Issued map[string]bool `json:"issued"`
-	// Attention is what a person should know; empty when nothing.
-	Attention string `json:"attention,omitempty"`
-}
-
-type seen struct {
-	Epoch   string `json:"e"`
-	Version int64  `json:"v"`
-}
-
-// Statuses of an instance.
-const (
-	statusRunning = "running"
-	statusEnded   = "ended"
-)
-
-// fold applies a fact unless the instance has seen its version, and reports
-// whether it did.
-func (d Definition[S]) fold(in *instance[S], f event.Fact) bool {
-	key := f.Aggregate.String()
-	if last, ok := in.book.Seen[key]; ok && last.Epoch >= f.Epoch && last.Version >= f.Version {
-		return false
-	}
-	d.On(&in.state, f)
-	if in.book.Seen == nil {
-		in.book.Seen = map[string]seen{}
-	}
-	in.book.Seen[key] = seen{Epoch: f.Epoch, Version: f.Version}
-	return true
-}
-
-// advance asks for the next steps and returns those not issued before.
-func (d Definition[S]) advance(in *instance[S]) []Command {
-	var fresh []Command
-	for _, c := range d.Next(&in.state) {
-		if in.book.Issued[c.Step] {
-			continue
-		}
-		if in.book.Issued == nil {
-			in.book.Issued = map[string]bool{}
-		}
-		in.book.Issued[c.Step] = true
-		fresh = append(fresh, c)
-	}
-	in.status = statusRunning
-	if d.Ended(&in.state) {
-		in.status = statusEnded
-	}
-	return fresh
 }

@@ -31,257 +31,309 @@ func Migrations() fs.FS {
 	return sub
 }
 
-// Fold takes facts into their instances and issues what follows from them, in
-// the caller's transaction: the one that also moves the caller's position.
-// Facts of one aggregate must be in order. A fact seen before changes nothing.
-//
-// The instance of a fact is its key, the order id. If commands were issued, call
-// [Manager.Wake] after the commit.
-func (m *Manager[S]) Fold(ctx context.Context, tx pgx.Tx, facts []event.Fact) (commands int, err error) {
-	if len(facts) == 0 {
-		return 0, nil
-	}
-	var ids []string
-	byID := map[string][]event.Fact{}
-	for _, f := range facts {
-		if _, ok := byID[f.Key]; !ok {
-			ids = append(ids, f.Key)
-		}
-		byID[f.Key] = append(byID[f.Key], f)
-	}
-	slices.Sort(ids) // everybody locks in the same order
-	instances, err := m.lock(ctx, tx, ids)
-	if err != nil {
-		return 0, err
-	}
-	var changed []*instance[S]
-	var issued []issue
+// work is what one transaction does to instances: they are locked and read in
+// its first round trip, and written in its last.
+type work[S any] struct {
+	m         *Manager[S]
+	instances map[string]*instance[S]
+	changed   []string         // instances, in the order in which they changed
+	causes    map[string]Cause // why they changed, by instance
+	issued    []pending
+}
+
+// lock queues what locks and reads the instances with these ids. It is a
+// statement of its own, so that what is read is what the lock's holder left.
+// Those that do not exist yet are made, in memory.
+func (m *Manager[S]) lock(b *pgx.Batch, ids []string) *work[S] {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids))) // everybody locks in the same order
+	w := &work[S]{m: m, instances: make(map[string]*instance[S], len(ids)), causes: map[string]Cause{}}
 	for _, id := range ids {
-		in := instances[id]
+		w.instances[id] = &instance[S]{id: id, definition: m.newest.Version, isNew: true}
+	}
+	if len(ids) == 0 {
+		return w
+	}
+	b.Queue(`
+		SELECT id, definition, state, book, revision, status
+		  FROM process_instance WHERE process = $1 AND id = ANY($2) ORDER BY id FOR UPDATE`, m.newest.Name, ids).
+		Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				in := &instance[S]{}
+				var state, kept []byte
+				if err := rows.Scan(&in.id, &in.definition, &state, &kept, &in.revision, &in.status); err != nil {
+					return err
+				}
+				if err := json.Unmarshal(state, &in.state); err != nil {
+					return fmt.Errorf("state of process %s: %w", in.id, err)
+				}
+				if err := json.Unmarshal(kept, &in.book); err != nil {
+					return fmt.Errorf("book of process %s: %w", in.id, err)
+				}
+				w.instances[in.id] = in
+			}
+			return rows.Err()
+		})
+	return w
+}
+
+// fold takes facts into their instances. The instance of a fact is its key.
+// Facts of one aggregate must be in order; one seen before changes nothing.
+func (w *work[S]) fold(facts []event.Fact) error {
+	byID := map[string][]*event.Fact{}
+	var ids []string
+	for i := range facts {
+		id := facts[i].Key
+		if byID[id] == nil {
+			ids = append(ids, id)
+		}
+		byID[id] = append(byID[id], &facts[i])
+	}
+	for _, id := range ids {
+		in := w.instances[id]
+		def, err := w.m.definition(in)
+		if err != nil {
+			return err
+		}
 		var last *event.Fact
-		for i, f := range byID[id] {
-			if m.def.fold(in, f) {
-				last = &byID[id][i]
+		for _, f := range byID[id] {
+			if def.fold(in, *f) {
+				last = f
 			}
 		}
-		if last == nil {
-			continue
-		}
-		changed = append(changed, in)
-		for _, c := range m.def.advance(in) {
-			issued = append(issued, issue{
-				instance: id, command: c,
-				causation: last.ID, traceparent: last.TraceParent, tracestate: last.TraceState,
-			})
+		if last != nil {
+			w.touch(Cause{Instance: id, ID: last.ID, TraceParent: last.TraceParent, TraceState: last.TraceState})
 		}
 	}
-	return len(issued), m.save(ctx, tx, changed, issued)
+	return nil
 }
 
-// issue is a command on its way into the table.
-type issue struct {
-	instance    string
-	command     Command
-	causation   string
-	traceparent string
-	tracestate  string
+// touch notes that an instance changed, and why.
+func (w *work[S]) touch(cause Cause) {
+	if _, known := w.causes[cause.Instance]; !known {
+		w.changed = append(w.changed, cause.Instance)
+	}
+	w.causes[cause.Instance] = cause
 }
 
-// lock returns the instances with these ids, in a statement of its own so that
-// what is read is what the lock's holder left, and makes those that are missing.
-func (m *Manager[S]) lock(ctx context.Context, tx pgx.Tx, ids []string) (map[string]*instance[S], error) {
-	rows, err := tx.Query(ctx, `
-		SELECT id, state, book, revision, status
-		FROM process_instance WHERE process = $1 AND id = ANY($2)
-		ORDER BY id FOR UPDATE`, m.def.Name, ids)
+const (
+	insertInstances = `
+		INSERT INTO process_instance (process, id, definition, state, book, revision, status, attention)
+		SELECT $1, t.id, t.definition, t.state::jsonb, t.book::jsonb, 1, t.status, t.attention
+		  FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[])
+		       AS t(id, definition, state, book, revision, status, attention)`
+	// updateInstances compares and sets: an instance at another revision than the
+	// one that was read makes the whole transaction fail.
+	updateInstances = `
+		WITH wrote AS (
+			UPDATE process_instance AS p
+			   SET state = t.state::jsonb, book = t.book::jsonb, revision = t.revision + 1, status = t.status,
+			       attention = t.attention, updated_at = clock_timestamp()
+			  FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[])
+			       AS t(id, definition, state, book, revision, status, attention)
+			 WHERE p.process = $1 AND p.id = t.id AND p.revision = t.revision
+			RETURNING 1)
+		SELECT 1 / (CASE WHEN (SELECT count(*) FROM wrote) = cardinality($2::text[]) THEN 1 ELSE 0 END)`
+	insertCommands = `
+		INSERT INTO process_command (request_id, process, instance_id, step, target, request, causation_id, traceparent, tracestate,
+		                             attempts, claimed_until)
+		SELECT t.request_id, $1, t.instance_id, t.step, t.target, t.request, t.causation_id, t.traceparent, t.tracestate,
+		       t.claimed::int, CASE WHEN t.claimed THEN clock_timestamp() + $2::interval ELSE '-infinity' END
+		  FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[], $9::text[], $10::text[], $11::boolean[])
+		       AS t(request_id, instance_id, step, target, request, causation_id, traceparent, tracestate, claimed)`
+	insertTimers = `
+		INSERT INTO process_timer (process, instance_id, name, due_at)
+		SELECT $1, t.id, t.name, coalesce(t.at, clock_timestamp() + t.after)
+		  FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::interval[]) AS t(id, name, at, after)
+		ON CONFLICT DO NOTHING`
+	deleteTimers = `
+		DELETE FROM process_timer AS p USING unnest($2::text[], $3::text[]) AS t(id, name)
+		 WHERE p.process = $1 AND p.instance_id = t.id AND p.name = t.name`
+	withdrawCommands = `
+		UPDATE process_command AS c SET withdrawn = true, due_at = least(c.due_at, clock_timestamp())
+		  FROM unnest($2::text[], $3::text[]) AS t(id, step)
+		 WHERE c.process = $1 AND c.instance_id = t.id AND c.step = t.step AND c.status = 'pending'`
+)
+
+// save queues what writes the changed instances, their commands and timers. A
+// command is claimed by the manager itself if it can take it.
+func (w *work[S]) save(b *pgx.Batch) error {
+	process := w.m.newest.Name
+	fresh, known := &columns{}, &columns{}
+	var commands commandColumns
+	var timerIDs, timerNames, dropIDs, dropNames, stepIDs, steps []string
+	var timerAt []*time.Time
+	var timerAfter []time.Duration
+	for _, id := range w.changed {
+		in := w.instances[id]
+		def, err := w.m.definition(in)
+		if err != nil {
+			return err
+		}
+		due := def.advance(in)
+		to := known
+		if in.isNew {
+			to = fresh
+		}
+		if err := add(to, in); err != nil {
+			return err
+		}
+		for _, command := range due.commands {
+			p, err := w.m.issue(w.causes[id], command)
+			if err != nil {
+				return err
+			}
+			w.issued = append(w.issued, p)
+			commands.add(p)
+		}
+		for _, t := range due.timers {
+			timerIDs, timerNames, timerAfter = append(timerIDs, in.id), append(timerNames, t.Name), append(timerAfter, t.After)
+			timerAt = append(timerAt, nil)
+			if !t.At.IsZero() {
+				timerAt[len(timerAt)-1] = &t.At
+			}
+		}
+		for _, name := range due.dropped {
+			dropIDs, dropNames = append(dropIDs, in.id), append(dropNames, name)
+		}
+		for _, step := range due.withdrawn {
+			stepIDs, steps = append(stepIDs, in.id), append(steps, step)
+		}
+	}
+	if len(fresh.ids) > 0 {
+		b.Queue(insertInstances, fresh.args(process)...)
+	}
+	if len(known.ids) > 0 {
+		b.Queue(updateInstances, known.args(process)...)
+	}
+	if len(commands.ids) > 0 {
+		b.Queue(insertCommands, commands.args(process)...)
+	}
+	if len(timerIDs) > 0 {
+		b.Queue(insertTimers, process, timerIDs, timerNames, timerAt, timerAfter)
+	}
+	if len(dropIDs) > 0 {
+		b.Queue(deleteTimers, process, dropIDs, dropNames)
+	}
+	if len(stepIDs) > 0 {
+		b.Queue(withdrawCommands, process, stepIDs, steps)
+	}
+	return nil
+}
+
+// columns are instances, column by column.
+type columns struct {
+	ids, states, books, statuses, attentions []string
+	definitions                              []int32
+	revisions                                []int64
+}
+
+func add[S any](c *columns, in *instance[S]) error {
+	state, err := json.Marshal(in.state)
 	if err != nil {
-		return nil, fmt.Errorf("lock process instances: %w", err)
+		return fmt.Errorf("state of process %s: %w", in.id, err)
 	}
-	instances := make(map[string]*instance[S], len(ids))
-	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
-		in := &instance[S]{}
-		var state, kept []byte
-		if err := row.Scan(&in.id, &state, &kept, &in.revision, &in.status); err != nil {
-			return struct{}{}, err
-		}
-		if err := json.Unmarshal(state, &in.state); err != nil {
-			return struct{}{}, fmt.Errorf("state of process %s: %w", in.id, err)
-		}
-		if err := json.Unmarshal(kept, &in.book); err != nil {
-			return struct{}{}, fmt.Errorf("book of process %s: %w", in.id, err)
-		}
-		instances[in.id] = in
-		return struct{}{}, nil
-	})
+	kept, err := json.Marshal(in.book)
 	if err != nil {
-		return nil, fmt.Errorf("lock process instances: %w", err)
+		return fmt.Errorf("book of process %s: %w", in.id, err)
 	}
-	for _, id := range ids {
-		if instances[id] == nil {
-			instances[id] = &instance[S]{id: id, isNew: true}
-		}
-	}
-	return instances, nil
+	c.ids, c.states, c.books = append(c.ids, in.id), append(c.states, string(state)), append(c.books, string(kept))
+	c.definitions, c.revisions = append(c.definitions, int32(in.definition)), append(c.revisions, in.revision)
+	c.statuses, c.attentions = append(c.statuses, in.status), append(c.attentions, in.attention)
+	return nil
 }
 
-// save writes instances by compare-and-set on their revision, and commands.
-func (m *Manager[S]) save(ctx context.Context, tx pgx.Tx, changed []*instance[S], issued []issue) error {
-	if len(changed) == 0 {
+func (c *columns) args(process string) []any {
+	return []any{process, c.ids, c.definitions, c.states, c.books, c.revisions, c.statuses, c.attentions}
+}
+
+// commandColumns are commands, column by column.
+type commandColumns struct {
+	ids, instances, steps, targets, causes, parents, states []string
+	requests                                                [][]byte
+	claimed                                                 []bool
+}
+
+func (c *commandColumns) add(p pending) {
+	c.ids, c.instances, c.steps = append(c.ids, p.requestID), append(c.instances, p.cause.Instance), append(c.steps, p.step)
+	c.targets, c.requests, c.causes = append(c.targets, p.target), append(c.requests, p.request), append(c.causes, p.cause.ID)
+	c.parents, c.states = append(c.parents, p.cause.TraceParent), append(c.states, p.cause.TraceState)
+	c.claimed = append(c.claimed, p.attempts > 0)
+}
+
+func (c *commandColumns) args(process string) []any {
+	return []any{process, claimFor, c.ids, c.instances, c.steps, c.targets, c.requests, c.causes, c.parents, c.states, c.claimed}
+}
+
+// issue makes a row of a command.
+func (m *Manager[S]) issue(cause Cause, c Command) (pending, error) {
+	packed, err := anypb.New(c.Request)
+	if err != nil {
+		return pending{}, fmt.Errorf("process %s step %s: pack %T: %w", cause.Instance, c.Step, c.Request, err)
+	}
+	body, err := proto.Marshal(packed)
+	if err != nil {
+		return pending{}, fmt.Errorf("process %s step %s: %w", cause.Instance, c.Step, err)
+	}
+	p := pending{
+		requestID: RequestID(m.newest.Name, cause.Instance, c.Step), step: c.Step, request: body, target: m.to.Target(c.Request), cause: cause,
+	}
+	if m.lanes[p.target] == nil {
+		p.target = ""
+	}
+	if m.lanes[p.target].reserve() {
+		p.attempts = 1
+	}
+	return p, nil
+}
+
+// transaction is what one transaction over instances does. Only act is required.
+type transaction[S any] struct {
+	ids    []string
+	before func(*pgx.Batch) // queues what is locked or read before the instances
+	after  func(*pgx.Batch) // and after them
+	act    func(*work[S]) error
+	last   func(*pgx.Batch) // queues what is written beside them
+}
+
+// transact runs a transaction in two round trips: lock and read, act, then
+// write. If act changes nothing and last is nil, nothing is written. After the
+// commit, commands that were issued are sent.
+func (m *Manager[S]) transact(ctx context.Context, t transaction[S]) error {
+	var w *work[S]
+	err := m.inBatches(ctx, func(tx batchTx) error {
+		m.unreserve(w) // of an attempt before
+		read, write := &pgx.Batch{}, &pgx.Batch{}
+		if t.before != nil {
+			t.before(read)
+		}
+		w = m.lock(read, t.ids)
+		if t.after != nil {
+			t.after(read)
+		}
+		if err := tx.Send(ctx, read); err != nil {
+			return fmt.Errorf("lock process instances: %w", err)
+		}
+		if err := t.act(w); err != nil {
+			return err
+		}
+		if len(w.changed) == 0 && t.last == nil {
+			return nil
+		}
+		if err := w.save(write); err != nil {
+			return err
+		}
+		if t.last != nil {
+			t.last(write)
+		}
+		if err := tx.Commit(ctx, write); err != nil {
+			return fmt.Errorf("save process instances: %w", err)
+		}
 		return nil
-	}
-	n := len(changed)
-	ids, states, books := make([]string, n), make([]string, n), make([]string, n)
-	revisions, statuses := make([]int64, n), make([]string, n)
-	for i, in := range changed {
-		state, err := json.Marshal(in.state)
-		if err != nil {
-			return fmt.Errorf("state of process %s: %w", in.id, err)
-		}
-		kept, err := json.Marshal(in.book)
-		if err != nil {
-			return fmt.Errorf("book of process %s: %w", in.id, err)
-		}
-		ids[i], states[i], books[i] = in.id, string(state), string(kept)
-		revisions[i], statuses[i] = in.revision, in.status
-	}
-	batch := &pgx.Batch{}
-	var wrote int64
-	batch.Queue(`
-		INSERT INTO process_instance AS p (process, id, definition, state, book, revision, status)
-		SELECT $1, id, $2, state::jsonb, book::jsonb, revision + 1, status
-		FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[]) AS t(id, state, book, revision, status)
-		ON CONFLICT (process, id) DO UPDATE
-		SET definition = excluded.definition, state = excluded.state, book = excluded.book,
-		    revision = excluded.revision, status = excluded.status, updated_at = clock_timestamp()
-		WHERE p.revision = excluded.revision - 1`,
-		m.def.Name, m.def.Version, ids, states, books, revisions, statuses).
-		Exec(func(tag commandTag) error { wrote = tag.RowsAffected(); return nil })
-	for _, i := range issued {
-		body, err := encode(i.command.Request)
-		if err != nil {
-			return fmt.Errorf("process %s step %s: %w", i.instance, i.command.Step, err)
-		}
-		batch.Queue(`
-			INSERT INTO process_command (request_id, process, instance_id, step, request, causation_id, traceparent, tracestate)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			RequestID(m.def.Name, i.instance, i.command.Step), m.def.Name, i.instance, i.command.Step, body,
-			i.causation, i.traceparent, i.tracestate)
-	}
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("save process instances: %w", err)
-	}
-	if wrote != int64(n) {
-		return errRevision
-	}
-	return nil
-}
-
-// pending is a claimed command.
-type pending struct {
-	requestID   string
-	instance    string
-	step        string
-	request     []byte
-	attempts    int
-	causation   string
-	traceparent string
-	tracestate  string
-}
-
-// claim takes due commands for this process for the length of claimFor. A
-// dispatcher that dies leaves claims that lapse; the request id makes the
-// second attempt harmless.
-func (m *Manager[S]) claim(ctx context.Context, limit int) ([]pending, error) {
-	rows, err := m.pool.Query(ctx, `
-		UPDATE process_command AS c
-		SET claimed_until = clock_timestamp() + $3::interval, attempts = c.attempts + 1
-		FROM (
-			SELECT request_id FROM process_command
-			WHERE process = $1 AND status = 'pending' AND due_at <= clock_timestamp() AND claimed_until < clock_timestamp()
-			ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
-		) AS due
-		WHERE c.request_id = due.request_id
-		RETURNING c.request_id, c.instance_id, c.step, c.request, c.attempts, c.causation_id, c.traceparent, c.tracestate`,
-		m.def.Name, limit, claimFor)
-	if err != nil {
-		return nil, fmt.Errorf("claim process commands: %w", err)
-	}
-	claimed, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (pending, error) {
-		var p pending
-		err := row.Scan(&p.requestID, &p.instance, &p.step, &p.request, &p.attempts, &p.causation, &p.traceparent, &p.tracestate)
-		return p, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("claim process commands: %w", err)
-	}
-	return claimed, nil
-}
-
-// done records that a command took effect. What follows from it arrives as facts.
-func (m *Manager[S]) done(ctx context.Context, p pending) error {
-	_, err := m.pool.Exec(ctx, `
-		UPDATE process_command SET status = 'done', finished_at = clock_timestamp()
-		WHERE request_id = $1 AND status = 'pending'`, p.requestID)
-	if err != nil {
-		return fmt.Errorf("finish process command: %w", err)
-	}
-	return nil
-}
-
-// later puts a command of unknown outcome back, to be sent again with the same
-// request id.
-func (m *Manager[S]) later(ctx context.Context, p pending, wait time.Duration, outcome string) error {
-	_, err := m.pool.Exec(ctx, `
-		UPDATE process_command SET due_at = clock_timestamp() + $2::interval, claimed_until = '-infinity', outcome = $3
-		WHERE request_id = $1 AND status = 'pending'`, p.requestID, wait, outcome)
-	if err != nil {
-		return fmt.Errorf("postpone process command: %w", err)
-	}
-	return nil
-}
-
-// refused records a definite refusal and lets the process react, in one
-// transaction.
-func (m *Manager[S]) refused(ctx context.Context, tx pgx.Tx, p pending, reason string) error {
-	instances, err := m.lock(ctx, tx, []string{p.instance})
-	if err != nil {
+		m.unreserve(w)
 		return err
 	}
-	tag, err := tx.Exec(ctx, `
-		UPDATE process_command SET status = 'refused', outcome = $2, finished_at = clock_timestamp()
-		WHERE request_id = $1 AND status = 'pending'`, p.requestID, reason)
-	if err != nil {
-		return fmt.Errorf("refuse process command: %w", err)
-	}
-	if tag.RowsAffected() == 0 {
-		return nil // another dispatcher was first
-	}
-	in := instances[p.instance]
-	if attention := m.def.Refused(&in.state, p.step, reason); attention != "" {
-		in.book.Attention = attention
-	}
-	var issued []issue
-	for _, c := range m.def.advance(in) {
-		issued = append(issued, issue{
-			instance: p.instance, command: c,
-			causation: p.requestID, traceparent: p.traceparent, tracestate: p.tracestate,
-		})
-	}
-	return m.save(ctx, tx, []*instance[S]{in}, issued)
-}
-
-func encode(request proto.Message) ([]byte, error) {
-	packed, err := anypb.New(request)
-	if err != nil {
-		return nil, fmt.Errorf("pack %T: %w", request, err)
-	}
-	return proto.Marshal(packed)
-}
-
-func decode(body []byte) (proto.Message, error) {
-	packed := &anypb.Any{}
-	if err := proto.Unmarshal(body, packed); err != nil {
-		return nil, fmt.Errorf("unpack request: %w", err)
-	}
-	return packed.UnmarshalNew()
+	m.hand(w.issued)
+	return nil
 }

@@ -38,6 +38,8 @@ type fulfilment struct {
 	Taken map[string]map[string]int64 `json:"taken,omitempty"`
 	// Refunds is what it decided to give back, per payment.
 	Refunds map[string]int64 `json:"refunds,omitempty"`
+	// Trouble is what a person should know of.
+	Trouble string `json:"trouble,omitempty"`
 }
 
 type orderPart struct {
@@ -73,9 +75,10 @@ func fulfilmentProcess() process.Definition[fulfilment] {
 		Name:    fulfilmentName,
 		Version: 1,
 		On:      (*fulfilment).on,
-		Refused: (*fulfilment).refused,
-		Next:    (*fulfilment).next,
-		Ended:   (*fulfilment).ended,
+		Settled: (*fulfilment).settled,
+		Next: func(s *fulfilment) process.Plan {
+			return process.Plan{Commands: s.next(), Attention: s.Trouble, Ended: s.ended()}
+		},
 	}
 }
 
@@ -170,13 +173,13 @@ func (s *fulfilment) shipment(id string, change func(*shipmentPart)) {
 	s.Shipments[id] = p
 }
 
-// refused tells a person only about what no later fact will settle: a refusal
+// settled tells a person only about what no later fact will settle: a refusal
 // while the order is being undone, or of a step that can never be right.
-func (s *fulfilment) refused(step, reason string) string {
-	if s.Order.State == cancelled || strings.HasPrefix(step, "confirm/") || strings.HasPrefix(step, "complete/") {
-		return "" // overtaken by a cancellation or a hold; their facts say what is left to do
+func (s *fulfilment) settled(end process.Settlement) {
+	if s.Order.State == cancelled || strings.HasPrefix(end.Step, "confirm/") || strings.HasPrefix(end.Step, "complete/") {
+		return // overtaken by a cancellation or a hold; their facts say what is left to do
 	}
-	return fmt.Sprintf("step %s was refused: %s", step, reason)
+	s.Trouble = fmt.Sprintf("step %s was %s: %s", end.Step, end.Outcome, end.Reason)
 }
 
 // ended reports whether the order is in a final state with nothing left to undo.

@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -20,6 +19,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
+	journalv1 "github.com/tidemark-dev/tidemark/proto/journal/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
 	shipmentv1 "github.com/tidemark-dev/tidemark/proto/shipment/v1"
@@ -111,46 +111,6 @@ func money(m facts.Money) *commercev1.Money {
 	return &commercev1.Money{Amount: m.Amount, Currency: m.Currency}
 }
 
-// participants are the services the process commands; the order service itself
-// is one of them, through its public door like anybody else.
-type participants struct {
-	order    orderv1.OrderServiceClient
-	payment  paymentv1.PaymentServiceClient
-	shipment shipmentv1.ShipmentServiceClient
-}
-
-// send makes one call on behalf of the process, in the trace of its cause.
-func (p participants) send(ctx context.Context, request proto.Message, cause process.Cause) error {
-	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
-		"traceparent": cause.TraceParent, "tracestate": cause.TraceState,
-	})
-	ctx = rpc.WithCause(ctx, rpc.Cause{CausationID: cause.ID, CorrelationID: cause.Instance})
-	var err error
-	switch r := request.(type) {
-	case *orderv1.ConfirmOrderRequest:
-		_, err = p.order.ConfirmOrder(ctx, r)
-	case *orderv1.CancelOrderRequest:
-		_, err = p.order.CancelOrder(ctx, r)
-	case *orderv1.CompleteOrderRequest:
-		_, err = p.order.CompleteOrder(ctx, r)
-	case *paymentv1.AuthorizePaymentRequest:
-		_, err = p.payment.AuthorizePayment(ctx, r)
-	case *paymentv1.CapturePaymentRequest:
-		_, err = p.payment.CapturePayment(ctx, r)
-	case *paymentv1.VoidPaymentRequest:
-		_, err = p.payment.VoidPayment(ctx, r)
-	case *paymentv1.RefundPaymentRequest:
-		_, err = p.payment.RefundPayment(ctx, r)
-	case *shipmentv1.PlanShipmentRequest:
-		_, err = p.shipment.PlanShipment(ctx, r)
-	case *shipmentv1.CancelShipmentRequest:
-		_, err = p.shipment.CancelShipment(ctx, r)
-	default:
-		return fmt.Errorf("fulfilment sends no %T", request)
-	}
-	return err
-}
-
 // ProcessConfig says where the process finds the services it commands.
 type ProcessConfig struct {
 	Enabled      bool   `help:"Let the fulfilment process move MANAGED orders on." default:"true" negatable:""`
@@ -190,8 +150,14 @@ func startFulfilment(ctx context.Context, g *lifecycle.Group, cfg Config, self s
 		order:    orderv1.NewOrderServiceClient(conns[0]),
 		payment:  paymentv1.NewPaymentServiceClient(conns[1]),
 		shipment: shipmentv1.NewShipmentServiceClient(conns[2]),
+		requests: map[string]journalv1.RequestServiceClient{},
 	}
-	manager, err := process.NewManager(fulfilmentProcess(), pool, to.send, log)
+	for i, name := range targets {
+		to.requests[name] = journalv1.NewRequestServiceClient(conns[i])
+	}
+	manager, err := process.NewManager(pool, process.Participants{
+		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve,
+	}, log, fulfilmentProcess())
 	if err != nil {
 		return err
 	}

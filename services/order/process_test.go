@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/process"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
 	shipmentv1 "github.com/tidemark-dev/tidemark/proto/shipment/v1"
@@ -168,8 +169,11 @@ func TestFulfilmentEndsWell(t *testing.T) {
 		def, s := fulfilmentProcess(), &fulfilment{}
 		issued := map[string]bool{}
 		var commands []proto.Message
+		ended := false
 		advance := func() {
-			for _, c := range def.Next(s) {
+			plan := def.Next(s)
+			ended = plan.Ended
+			for _, c := range plan.Commands {
 				if !issued[c.Step] {
 					issued[c.Step] = true
 					commands = append(commands, c.Request)
@@ -212,7 +216,7 @@ func TestFulfilmentEndsWell(t *testing.T) {
 					commands = slices.Delete(commands, i, i+1)
 				}
 				if w.take(c) {
-					def.Refused(s, "", "refused")
+					def.Settled(s, process.Settlement{Outcome: process.Refused})
 					advance()
 				}
 			case surprises > 0:
@@ -220,7 +224,7 @@ func TestFulfilmentEndsWell(t *testing.T) {
 				w.surprise(total)
 			}
 		}
-		w.check(s, def.Ended(s), total+500)
+		w.check(s, ended, total+500)
 	})
 }
 

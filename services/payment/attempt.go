@@ -118,6 +118,31 @@ func outcome(kind Kind, p *Payment, h journal.Head) proto.Message {
 	return nil
 }
 
+// undecided reports whether a command that moves money still waits for the
+// provider. An authorisation does not: from its first commit on it can be voided,
+// and a late approval is released.
+func (s *server) undecided(ctx context.Context, requestID, method string, answer []byte) (bool, error) {
+	var resp proto.Message
+	switch method {
+	case "CapturePayment":
+		resp = &paymentpb.CapturePaymentResponse{}
+	case "VoidPayment":
+		resp = &paymentpb.VoidPaymentResponse{}
+	case "RefundPayment":
+		resp = &paymentpb.RefundPaymentResponse{}
+	default:
+		return false, nil
+	}
+	if err := proto.Unmarshal(answer, resp); err != nil {
+		return false, fmt.Errorf("read the answer to request %s: %w", requestID, err)
+	}
+	p, err := get(ctx, s.journal.Pool(), paymentID(resp))
+	if err != nil {
+		return false, err
+	}
+	return p.Attempt != nil && p.Attempt.RequestID == requestID, nil
+}
+
 // recover makes unanswered attempts again, for ever: those of a process that
 // died between its commit and the answer, and those that timed out.
 func (s *server) recover(ctx context.Context) error {
