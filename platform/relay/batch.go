@@ -5,119 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
-
-// row is one unsent event.
-type row struct {
-	event.Envelope
-	payload []byte
-	follows bool   // its aggregate is blocked
-	bad     string // why it can never be sent
-	value   []byte // framed
-}
-
-// unsentSet is one read of the unsent set.
-type unsentSet struct {
-	at     time.Time // transaction_timestamp() of the read: not after its snapshot
-	rows   []*row    // by partition and sequence; of each partition the first few
-	shards []seen    // by partition
-	full   bool      // some partition has more
-}
-
-// seen is one partition in one read: head is the highest sequence of its entire
-// unsent set, last the highest that was read; 0 if there is none.
-type seen struct{ head, last int64 }
-
-// The read checks lease and term in the same statement: for a relay that was
-// fenced it returns no row at all, which is not the same as nothing unsent. It
-// runs in an implicit transaction, so transaction_timestamp() is the start of
-// this very statement and not after its snapshot.
-const (
-	heldLease  = `WITH held AS (SELECT term FROM lease WHERE name = $1 AND term = $2 AND expires_at > clock_timestamp() AND $5::interval IS NOT NULL)`
-	renewLease = `WITH held AS (UPDATE lease SET expires_at = clock_timestamp() + $5::interval WHERE name = $1 AND term = $2 RETURNING term)`
-	readUnsent = `
-		SELECT transaction_timestamp(), p.partition, coalesce(h.head, 0), j.sequence, j.aggregate_type, j.aggregate_id, j.version, j.epoch,
-		       j.event_id::text, j.name, j.schema_version, j.key, j.occurred_at, j.recorded_at,
-		       j.causation_id, j.correlation_id, j.traceparent, j.tracestate, j.payload,
-		       EXISTS (SELECT FROM blocked b WHERE b.aggregate_type = j.aggregate_type AND b.aggregate_id = j.aggregate_id)
-		  FROM held
-		 CROSS JOIN unnest($3::integer[]) AS p (partition)
-		 CROSS JOIN LATERAL (SELECT max(sequence) AS head FROM outbox WHERE partition = p.partition) h
-		  LEFT JOIN LATERAL (SELECT sequence FROM outbox WHERE partition = p.partition ORDER BY sequence LIMIT $4) o ON true
-		  LEFT JOIN journal j ON j.sequence = o.sequence
-		 ORDER BY p.partition, o.sequence`
-)
-
-// readUnsent reads the unsent set in one statement, and renews the lease with
-// it when that is due.
-func (o *owner) readUnsent(ctx context.Context) (unsentSet, error) {
-	sql, start := heldLease+readUnsent, time.Now()
-	renewing := o.lease.due(o.term)
-	if renewing {
-		sql = renewLease + readUnsent
-	}
-	set := unsentSet{shards: make([]seen, len(o.shards))}
-	partitions := make([]int32, len(o.shards))
-	counts := make([]int, len(o.shards))
-	for i := range partitions {
-		partitions[i] = int32(i)
-	}
-	rows, err := o.cfg.Pool.Query(ctx, sql, o.lease.name, o.term.number, partitions, o.tuning.BatchPerPartition, o.lease.ttl)
-	if err != nil {
-		return set, fmt.Errorf("read the unsent set: %w", err)
-	}
-	defer rows.Close()
-	held := false
-	for rows.Next() {
-		held = true
-		var partition int32
-		var head int64
-		var sequence, version *int64
-		var kind, id, epoch, eventID, name, key, causation, correlation, parent, state *string
-		var schema *int
-		var occurred, recorded *time.Time
-		r := &row{}
-		if err := rows.Scan(&set.at, &partition, &head, &sequence, &kind, &id, &version, &epoch, &eventID, &name, &schema,
-			&key, &occurred, &recorded, &causation, &correlation, &parent, &state, &r.payload, &r.follows); err != nil {
-			return set, fmt.Errorf("read the unsent set: %w", err)
-		}
-		set.shards[partition].head = head
-		if sequence == nil {
-			continue
-		}
-		r.Envelope = event.Envelope{
-			ID: *eventID, Source: o.cfg.Source, Type: *name, SchemaVersion: *schema,
-			Aggregate: event.Aggregate{Type: *kind, ID: *id}, Version: *version, Epoch: *epoch,
-			Key: *key, Partition: partition, Sequence: *sequence, OccurredAt: occurred.UTC(), RecordedAt: recorded.UTC(),
-			CausationID: *causation, CorrelationID: *correlation, TraceParent: *parent, TraceState: *state,
-		}
-		if *epoch != o.epoch.id {
-			return set, fmt.Errorf("event %s is of epoch %s, the source is in %s", *eventID, *epoch, o.epoch.id)
-		}
-		set.rows = append(set.rows, r)
-		set.shards[partition].last = *sequence
-		if counts[partition]++; counts[partition] == o.tuning.BatchPerPartition {
-			set.full = true
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return set, fmt.Errorf("read the unsent set: %w", err)
-	}
-	if !held {
-		return set, errFenced
-	}
-	set.at = set.at.UTC()
-	if renewing {
-		o.term.trusted = start.Add(o.lease.ttl - o.lease.margin())
-	}
-	return set, nil
-}
 
 // split separates what was acknowledged from what the broker refused.
 func split(rows []*row) (good, bad []*row) {
@@ -163,86 +57,110 @@ func (o *owner) sort(rows []*row) (good, bad []*row) {
 	return good, bad
 }
 
+// The leases are locked by the statement before these, so what they find held
+// stays held until the transaction ends.
 const (
-	lockLease  = `SELECT term FROM lease WHERE name = $1 AND term = $2 FOR UPDATE`
 	deleteSent = `
-		DELETE FROM outbox o USING unnest($1::integer[], $2::bigint[]) AS s (partition, sequence)
-		 WHERE o.partition = s.partition AND o.sequence = s.sequence RETURNING o.sequence`
+		DELETE FROM outbox o USING unnest($3::integer[], $4::bigint[]) AS s (partition, sequence),
+		       unnest($1::integer[], $2::bigint[]) AS m (partition, term), relay_shard l
+		 WHERE l.partition = m.partition AND l.term = m.term AND s.partition = m.partition
+		   AND o.partition = s.partition AND o.sequence = s.sequence RETURNING o.sequence`
 	moveBlocked = `
 		WITH moved AS (
-			DELETE FROM outbox o USING unnest($1::integer[], $2::bigint[], $3::text[]) AS s (partition, sequence, reason)
-			 WHERE o.partition = s.partition AND o.sequence = s.sequence RETURNING o.partition, o.sequence, s.reason)
+			DELETE FROM outbox o USING unnest($3::integer[], $4::bigint[], $5::text[]) AS s (partition, sequence, reason),
+			       unnest($1::integer[], $2::bigint[]) AS m (partition, term), relay_shard l
+			 WHERE l.partition = m.partition AND l.term = m.term AND s.partition = m.partition
+			   AND o.partition = s.partition AND o.sequence = s.sequence RETURNING o.partition, o.sequence, s.reason)
 		INSERT INTO blocked (sequence, partition, aggregate_type, aggregate_id, reason)
 		SELECT m.sequence, m.partition, j.aggregate_type, j.aggregate_id, m.reason FROM moved m JOIN journal j USING (sequence)`
 	saveTotals = `
 		UPDATE control_totals t SET count = s.count, hash = s.hash, min_sequence = s.min_sequence, max_sequence = s.max_sequence
 		  FROM unnest($1::integer[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[]) AS s (partition, count, hash, min_sequence, max_sequence)
 		 WHERE t.epoch = $6 AND t.partition = s.partition`
+	readCounts = `SELECT partition, number, count FROM control_totals WHERE epoch = $1 AND partition = ANY ($2::integer[])`
 )
 
+// errTotalsMoved says that the totals in the database are not those that this
+// relay left there under its own term: the database was changed or set back
+// under it.
+var errTotalsMoved = errors.New("the totals in the database are not what this relay left there")
+
 // mark takes sent rows out of the unsent set and bad ones to the blocked table,
-// and adds to the totals exactly what it took out. The lease row is locked
-// first, with our term: after a takeover this finds no row and nothing of it
-// happens.
+// and adds to the totals exactly what it took out. The leases are locked first,
+// with our terms: of a partition that was taken over nothing of this happens.
 func (o *owner) mark(ctx context.Context, good, bad []*row) error {
 	if len(good) == 0 && len(bad) == 0 {
 		return nil
 	}
-	conn, err := o.cfg.Pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("mark: %w", err)
-	}
-	defer conn.Release()
-	tx, err := conn.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("mark: %w", err)
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-
 	bySequence := make(map[int64]*row, len(good))
-	partitions, sequences := make([]int32, len(good)), make([]int64, len(good))
+	sentIn, sent := make([]int32, len(good)), make([]int64, len(good))
 	for i, r := range good {
-		bySequence[r.Sequence], partitions[i], sequences[i] = r, r.Partition, r.Sequence
+		bySequence[r.Sequence], sentIn[i], sent[i] = r, r.Partition, r.Sequence
 	}
-	var batch pgx.Batch
-	batch.Queue(lockLease, o.lease.name, o.term.number)
-	batch.Queue(deleteSent, partitions, sequences)
-	if len(bad) > 0 {
-		partitions, sequences, reasons := make([]int32, len(bad)), make([]int64, len(bad)), make([]string, len(bad))
-		for i, r := range bad {
-			partitions[i], sequences[i], reasons[i] = r.Partition, r.Sequence, r.bad
+	badIn, badSequences, reasons := make([]int32, len(bad)), make([]int64, len(bad)), make([]string, len(bad))
+	for i, r := range bad {
+		badIn[i], badSequences[i], reasons[i] = r.Partition, r.Sequence, r.bad
+	}
+	partitions, terms := o.held()
+	var ours map[int32]bool
+	var after map[int32]totals
+	err := postgres.InBatches(ctx, o.cfg.Pool, func(tx *postgres.BatchTx) error {
+		ours = map[int32]bool{}
+		var deleted []int64
+		var batch pgx.Batch
+		batch.Queue(lockMine, partitions, terms).Query(func(rows pgx.Rows) error {
+			held, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+			for _, p := range held {
+				ours[p] = true
+			}
+			return err
+		})
+		batch.Queue(deleteSent, partitions, terms, sentIn, sent).Query(func(rows pgx.Rows) (err error) {
+			deleted, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+			return err
+		})
+		batch.Queue(readCounts, o.epoch.id, partitions).Query(func(rows pgx.Rows) error {
+			return o.unmoved(rows, ours)
+		})
+		if len(bad) > 0 {
+			batch.Queue(moveBlocked, partitions, terms, badIn, badSequences, reasons)
 		}
-		batch.Queue(moveBlocked, partitions, sequences, reasons)
-	}
-	results := tx.SendBatch(ctx, &batch)
-	var held int64
-	if err := results.QueryRow().Scan(&held); err != nil {
-		_ = results.Close()
-		if errors.Is(err, pgx.ErrNoRows) {
-			return errFenced
+		if err := tx.Send(ctx, &batch); err != nil {
+			return err
 		}
-		return fmt.Errorf("mark: lock the lease: %w", err)
-	}
-	gone, err := results.Query()
+		after = o.count(deleted, bySequence)
+		return o.saveTotals(ctx, tx, after)
+	})
 	if err != nil {
-		_ = results.Close()
 		return fmt.Errorf("mark: %w", err)
 	}
-	deleted, err := pgx.CollectRows(gone, pgx.RowTo[int64])
-	if err == nil {
-		err = results.Close()
+	for p, t := range after {
+		o.shards[p].totals, o.shards[p].changed = t, true
 	}
-	if err != nil {
-		return fmt.Errorf("mark: %w", err)
-	}
-	after := o.count(deleted, bySequence)
-	if err := o.saveTotals(ctx, tx, after); err != nil {
-		return err
-	}
-	for partition, t := range after {
-		o.shards[partition].totals, o.shards[partition].changed = t, true
-	}
+	o.keep(ctx, func(p int32) bool { return ours[p] })
 	return o.alarm(ctx, bad)
+}
+
+// unmoved checks that the totals of the partitions that are ours stand as we
+// left them.
+func (o *owner) unmoved(rows pgx.Rows, ours map[int32]bool) error {
+	found := 0
+	var p int32
+	var number, count int64
+	_, err := pgx.ForEachRow(rows, []any{&p, &number, &count}, func() error {
+		if !ours[p] {
+			return nil
+		}
+		found++
+		if t := o.shards[p].totals; t.number != number || t.count != count {
+			return fmt.Errorf("partition %d has %d events in %d records, left were %d in %d: %w", p, count, number, t.count, t.number, errTotalsMoved)
+		}
+		return nil
+	})
+	if err == nil && found != len(ours) {
+		return errTotalsMoved
+	}
+	return err
 }
 
 // alarm says aloud which aggregates are blocked now, and puts them into the
@@ -252,7 +170,11 @@ func (o *owner) alarm(ctx context.Context, bad []*row) error {
 		return nil
 	}
 	for _, r := range bad {
-		o.shards[r.Partition].changed = true
+		s, ours := o.shards[r.Partition]
+		if !ours {
+			continue
+		}
+		s.changed = true
 		if r.bad != "" {
 			o.cfg.Log.LogAttrs(ctx, slog.LevelError, "event cannot be sent; its aggregate is blocked", slog.String("aggregate", r.Aggregate.String()),
 				slog.Int64("version", r.Version), slog.Int64("sequence", r.Sequence), slog.String("reason", r.bad))
@@ -282,7 +204,8 @@ func (o *owner) count(deleted []int64, rows map[int64]*row) map[int32]totals {
 	return after
 }
 
-func (o *owner) saveTotals(ctx context.Context, tx pgx.Tx, after map[int32]totals) error {
+// saveTotals stores the totals and commits.
+func (o *owner) saveTotals(ctx context.Context, tx *postgres.BatchTx, after map[int32]totals) error {
 	n := len(after)
 	partitions, counts, hashes := make([]int32, 0, n), make([]int64, 0, n), make([][]byte, 0, n)
 	lows, highs := make([]int64, 0, n), make([]int64, 0, n)
@@ -291,11 +214,7 @@ func (o *owner) saveTotals(ctx context.Context, tx pgx.Tx, after map[int32]total
 		partitions, counts, hashes = append(partitions, partition), append(counts, t.count), append(hashes, hash[:])
 		lows, highs = append(lows, t.min), append(highs, t.max)
 	}
-	if _, err := tx.Exec(ctx, saveTotals, partitions, counts, hashes, lows, highs, o.epoch.id); err != nil {
-		return fmt.Errorf("mark: save totals: %w", err)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return fmt.Errorf("mark: commit: %w", err)
-	}
-	return nil
+	var batch pgx.Batch
+	batch.Queue(saveTotals, partitions, counts, hashes, lows, highs, o.epoch.id)
+	return tx.Commit(ctx, &batch)
 }

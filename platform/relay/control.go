@@ -2,7 +2,11 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -23,73 +27,83 @@ type epoch struct {
 	minted      time.Time
 }
 
-// takeOver learns where a predecessor left off: the topic's identity and ends,
-// the epoch, the totals. A partition without a control record in this epoch
-// gets its opening record before any event.
-func (o *owner) takeOver(ctx context.Context) error {
+// takeOver learns where the predecessor in these partitions left off: the
+// topic's identity and ends, the epoch, the totals. A partition without a
+// control record in this epoch gets its opening record before any event.
+func (o *owner) takeOver(ctx context.Context, terms map[int32]int64) error {
 	admin, err := ck.NewAdminClientFromProducer(o.producer)
 	if err != nil {
-		return fmt.Errorf("take over: %w", err)
+		return err
 	}
 	defer admin.Close()
 	topic, err := kafka.CheckTopic(ctx, o.cfg.Kafka, admin, o.topic)
 	if err != nil {
-		return fmt.Errorf("take over: %w", err)
-	}
-	if _, err := kafka.CheckTopic(ctx, o.cfg.Kafka, admin, kafka.TopicControl); err != nil {
-		return fmt.Errorf("take over: %w", err)
-	}
-	o.topicID = topic.ID
-	for p := range topic.Partitions {
-		_, end, err := o.producer.QueryWatermarkOffsets(o.topic, p, 10_000)
-		if err != nil {
-			return fmt.Errorf("take over: ask for the end of %s/%d: %w", o.topic, p, err)
-		}
-		o.shards = append(o.shards, &shard{partition: p, end: end, changed: true})
-	}
-	if err := o.loadTotals(ctx); err != nil {
 		return err
 	}
+	if _, err := kafka.CheckTopic(ctx, o.cfg.Kafka, admin, kafka.TopicControl); err != nil {
+		return err
+	}
+	o.topicID = topic.ID
+	taken := make(map[int32]*shard, len(terms))
+	for p, term := range terms {
+		_, end, err := o.producer.QueryWatermarkOffsets(o.topic, p, 10_000)
+		if err != nil {
+			return fmt.Errorf("ask for the end of %s/%d: %w", o.topic, p, err)
+		}
+		taken[p] = &shard{partition: p, term: term, end: end, changed: true}
+	}
+	if err := o.loadTotals(ctx, taken); err != nil {
+		return err
+	}
+	maps.Copy(o.shards, taken)
 	if err := o.loadBlocked(ctx); err != nil {
 		return err
 	}
+	o.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay took partitions over", slog.String("source", o.cfg.Source),
+		slog.Any("partitions", slices.Sorted(maps.Keys(taken))))
 	return o.open(ctx)
 }
 
-func (o *owner) loadTotals(ctx context.Context) error {
+func (o *owner) loadTotals(ctx context.Context, taken map[int32]*shard) error {
 	var predecessor string
+	before := o.epoch.id
 	err := o.cfg.Pool.QueryRow(ctx, `SELECT epoch, predecessor, minted_at FROM source_epoch ORDER BY ordinal DESC LIMIT 1`).
 		Scan(&o.epoch.id, &predecessor, &o.epoch.minted)
 	if err != nil {
-		return fmt.Errorf("take over: read the epoch: %w", err)
+		return fmt.Errorf("read the epoch: %w", err)
+	}
+	if before != o.epoch.id && len(o.shards) > 0 {
+		return errors.New("a new epoch began")
 	}
 	o.epoch.predecessor = nil
 	if predecessor != "" {
 		o.epoch.predecessor = &predecessor
 	}
 	zero := event.Sum{}
-	if _, err := o.cfg.Pool.Exec(ctx, `INSERT INTO control_totals (epoch, partition, hash) SELECT $1, p, $3 FROM generate_series(0, $2 - 1) p
-		ON CONFLICT DO NOTHING`, o.epoch.id, len(o.shards), zero[:]); err != nil {
-		return fmt.Errorf("take over: start totals: %w", err)
+	if _, err := o.cfg.Pool.Exec(ctx, `INSERT INTO control_totals (epoch, partition, hash) SELECT $1, p, $3 FROM unnest($2::integer[]) p
+		ON CONFLICT DO NOTHING`, o.epoch.id, slices.Collect(maps.Keys(taken)), zero[:]); err != nil {
+		return fmt.Errorf("start totals: %w", err)
 	}
 	rows, err := o.cfg.Pool.Query(ctx, `SELECT partition, number, opened, count, hash, min_sequence, max_sequence FROM control_totals WHERE epoch = $1`, o.epoch.id)
 	if err != nil {
-		return fmt.Errorf("take over: read totals: %w", err)
+		return fmt.Errorf("read totals: %w", err)
 	}
 	var p int32
 	var opened bool
 	var t totals
 	var hash []byte
 	_, err = pgx.ForEachRow(rows, []any{&p, &t.number, &opened, &t.count, &hash, &t.min, &t.max}, func() error {
-		if int(p) >= len(o.shards) || len(hash) != len(t.hash) {
-			return fmt.Errorf("totals of partition %d do not fit a topic of %d", p, len(o.shards))
+		if len(hash) != len(t.hash) {
+			return fmt.Errorf("hash of partition %d has %d bytes", p, len(hash))
 		}
 		t.hash = event.Sum(hash)
-		o.shards[p].totals, o.shards[p].opened = t, opened
+		if s := taken[p]; s != nil {
+			s.totals, s.opened = t, opened
+		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("take over: read totals: %w", err)
+		return fmt.Errorf("read totals: %w", err)
 	}
 	return nil
 }
@@ -111,7 +125,9 @@ func (o *owner) loadBlocked(ctx context.Context) error {
 	var p int32
 	var b blockedState
 	_, err = pgx.ForEachRow(rows, []any{&p, &b.count, &b.since, &b.names}, func() error {
-		o.shards[p].blocked = b
+		if s := o.shards[p]; s != nil {
+			s.blocked = b
+		}
 		b = blockedState{}
 		return nil
 	})
@@ -139,6 +155,7 @@ func (o *owner) open(ctx context.Context) error {
 	if err := o.inBand(ctx, unopened, control.ControlKindOpening); err != nil {
 		return err
 	}
+	partitions = slices.DeleteFunc(partitions, func(p int32) bool { return o.shards[p] == nil }) // lost before they were written
 	if _, err := o.cfg.Pool.Exec(ctx, `UPDATE control_totals SET opened = true WHERE epoch = $1 AND partition = ANY ($2::integer[])`,
 		o.epoch.id, partitions); err != nil {
 		return fmt.Errorf("note the opening of the epoch: %w", err)
@@ -194,35 +211,43 @@ func (o *owner) untilControl() time.Duration {
 // the term is ours. A record that is lost after its number was drawn leaves a
 // hole, which makes readers look closer; a number is never used twice.
 const numberControl = `
-	WITH held AS (SELECT term FROM lease WHERE name = $1 AND term = $2 FOR UPDATE)
+	WITH mine AS MATERIALIZED (` + lockMine + `)
 	UPDATE control_totals t SET number = t.number + 1, min_sequence = 0, max_sequence = 0
-	  FROM held WHERE t.epoch = $3 AND t.partition = ANY ($4::integer[])
-	RETURNING t.partition, t.number`
+	  FROM mine WHERE t.epoch = $3 AND t.partition = mine.partition
+	RETURNING t.partition, t.number, t.count`
 
 func (o *owner) inBand(ctx context.Context, shards []*shard, kind control.ControlKind) error {
 	if len(shards) == 0 {
 		return nil
 	}
-	partitions := make([]int32, len(shards))
+	partitions, terms := make([]int32, len(shards)), make([]int64, len(shards))
 	for i, s := range shards {
-		partitions[i] = s.partition
+		partitions[i], terms[i] = s.partition, s.term
 	}
-	rows, err := o.cfg.Pool.Query(ctx, numberControl, o.lease.name, o.term.number, o.epoch.id, partitions)
+	rows, err := o.cfg.Pool.Query(ctx, numberControl, partitions, terms, o.epoch.id)
 	if err != nil {
 		return fmt.Errorf("number control records: %w", err)
 	}
-	numbered := 0
+	numbered := map[int32]bool{}
 	var p int32
-	var number int64
-	if _, err := pgx.ForEachRow(rows, []any{&p, &number}, func() error {
-		o.shards[p].totals.number = number
-		numbered++
+	var number, count int64
+	if _, err := pgx.ForEachRow(rows, []any{&p, &number, &count}, func() error {
+		t := &o.shards[p].totals
+		if t.number++; t.number != number || t.count != count {
+			return errTotalsMoved
+		}
+		numbered[p] = true
 		return nil
 	}); err != nil {
 		return fmt.Errorf("number control records: %w", err)
 	}
-	if numbered == 0 {
-		return errFenced
+	if len(numbered) < len(shards) {
+		asked := map[int32]bool{}
+		for _, p := range partitions {
+			asked[p] = true
+		}
+		o.keep(ctx, func(p int32) bool { return numbered[p] || !asked[p] })
+		shards = slices.DeleteFunc(shards, func(s *shard) bool { return !numbered[s.partition] })
 	}
 	if err := o.write(ctx, shards, func(s *shard) (string, *control.ControlRecord) {
 		r := o.record(s, kind)
@@ -255,7 +280,7 @@ func (o *owner) idle(ctx context.Context, shards []*shard) error {
 func (o *owner) record(s *shard, kind control.ControlKind) *control.ControlRecord {
 	return &control.ControlRecord{
 		Source: o.cfg.Source, Epoch: o.epoch.id, PredecessorEpoch: o.epoch.predecessor, Partition: s.partition,
-		Number: s.totals.number, Term: o.term.number, Kind: kind,
+		Number: s.totals.number, Term: s.term, Kind: kind,
 		Count: s.totals.count, Hash: control.Sum(s.totals.hash), AsOf: s.asOf,
 		BlockedCount: s.blocked.count, BlockedSince: s.blocked.since, Blocked: s.blocked.names,
 	}
@@ -266,13 +291,14 @@ func (o *owner) write(ctx context.Context, shards []*shard, build func(*shard) (
 	if len(shards) == 0 {
 		return nil
 	}
-	if time.Now().After(o.term.trusted) {
-		if err := o.lease.renew(ctx, &o.term); err != nil {
-			return err
-		}
+	if err := o.trust(ctx); err != nil {
+		return err
 	}
 	pending := 0
 	for _, s := range shards {
+		if o.shards[s.partition] != s {
+			continue // taken over meanwhile
+		}
 		topic, record := build(s)
 		head, key, value, err := o.cfg.Codec.EncodeControl(record)
 		if err != nil {

@@ -1,8 +1,8 @@
 package relay
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,73 +10,129 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// lease is a row with a term that the database issues. A holder that was
-// stopped and wakes up finds its term gone: everything it writes names the term.
-type lease struct {
+// leases are one row per partition, each with a term that the database issues.
+// A holder that was stopped and wakes up finds its terms gone: everything it
+// writes names them. The rows with terms and the trust window on the holder's
+// own clock are River's design (2026).
+type leases struct {
 	pool   *pgxpool.Pool
-	name   string
 	holder string
 	ttl    time.Duration
 }
 
-// term is one ownership of the lease. Before trusted, measured on our own
-// monotonic clock from before the request, nobody else can have got it.
-type term struct {
-	number  int64
-	trusted time.Time
-}
-
 // margin is how much earlier than the database we consider a lease over.
-func (l lease) margin() time.Duration { return l.ttl / 5 }
+func (l leases) margin() time.Duration { return l.ttl / 5 }
 
-const acquireLease = `
-	INSERT INTO lease (name, term, holder, expires_at) VALUES ($1, 1, $2, clock_timestamp() + $3::interval)
-	ON CONFLICT (name) DO UPDATE
-	   SET term = lease.term + 1, holder = excluded.holder, expires_at = clock_timestamp() + $3::interval
-	 WHERE lease.expires_at < clock_timestamp() OR lease.holder = excluded.holder
-	RETURNING term`
+// trustedFrom is until when nobody else can have got what was asked for at start.
+func (l leases) trustedFrom(start time.Time) time.Time { return start.Add(l.ttl - l.margin()) }
 
-// acquire waits until the lease is ours.
-func (l lease) acquire(ctx context.Context, poll time.Duration) (term, error) {
-	for {
-		start := time.Now()
-		var t term
-		err := l.pool.QueryRow(ctx, acquireLease, l.name, l.holder, l.ttl).Scan(&t.number)
-		switch {
-		case err == nil:
-			t.trusted = start.Add(l.ttl - l.margin())
-			return t, nil
-		case !errors.Is(err, pgx.ErrNoRows):
-			return term{}, fmt.Errorf("acquire lease %s: %w", l.name, err)
-		}
-		select {
-		case <-ctx.Done():
-			return term{}, ctx.Err()
-		case <-time.After(poll):
-		}
+// due says that it is time to renew.
+func (l leases) due(trusted time.Time) bool { return time.Until(trusted) < l.ttl/2 }
+
+const (
+	makeShards = `INSERT INTO relay_shard (partition, term, holder, expires_at)
+		SELECT p, 0, '', '-infinity' FROM generate_series(0, $1::integer - 1) p ON CONFLICT DO NOTHING`
+
+	// A mark that is under way holds the row: whoever takes over waits for it.
+	acquireShards = `
+		WITH free AS MATERIALIZED (
+			SELECT partition FROM relay_shard
+			 WHERE (expires_at <= clock_timestamp() OR holder = $1) AND partition <> ALL ($3::integer[])
+			 ORDER BY partition LIMIT $4 FOR UPDATE)
+		UPDATE relay_shard s SET term = nextval('relay_term'), holder = $1, expires_at = clock_timestamp() + $2::interval
+		  FROM free WHERE s.partition = free.partition RETURNING s.partition, s.term`
+
+	// lockMine locks the leases that are still ours, always in the same order.
+	lockMine = `
+		SELECT s.partition FROM relay_shard s JOIN unnest($1::integer[], $2::bigint[]) AS m (partition, term) USING (partition, term)
+		 ORDER BY s.partition FOR UPDATE OF s`
+
+	renewShards = `
+		WITH mine AS MATERIALIZED (` + lockMine + `)
+		UPDATE relay_shard s SET expires_at = clock_timestamp() + $3::interval FROM mine WHERE s.partition = mine.partition
+		RETURNING s.partition`
+
+	releaseShards = `UPDATE relay_shard s SET holder = '', expires_at = '-infinity'
+		  FROM unnest($1::integer[], $2::bigint[]) AS m (partition, term) WHERE s.partition = m.partition AND s.term = m.term`
+)
+
+// acquire takes up to n free partitions and returns their terms. Those in held
+// are ours already.
+func (l leases) acquire(ctx context.Context, held []int32, n int) (map[int32]int64, error) {
+	rows, err := l.pool.Query(ctx, acquireShards, l.holder, l.ttl, held, n)
+	if err != nil {
+		return nil, fmt.Errorf("acquire leases: %w", err)
 	}
+	terms := map[int32]int64{}
+	var partition int32
+	var term int64
+	if _, err := pgx.ForEachRow(rows, []any{&partition, &term}, func() error {
+		terms[partition] = term
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("acquire leases: %w", err)
+	}
+	return terms, nil
 }
 
-// renew extends the lease of a term that nobody took, or says errFenced.
-func (l lease) renew(ctx context.Context, t *term) error {
-	start := time.Now()
-	tag, err := l.pool.Exec(ctx, `UPDATE lease SET expires_at = clock_timestamp() + $3::interval WHERE name = $1 AND term = $2`,
-		l.name, t.number, l.ttl)
+// renew extends the leases whose terms nobody took, and returns which those are.
+func (l leases) renew(ctx context.Context, partitions []int32, terms []int64) (kept map[int32]bool, err error) {
+	rows, err := l.pool.Query(ctx, renewShards, partitions, terms, l.ttl)
 	if err != nil {
-		return fmt.Errorf("renew lease %s: %w", l.name, err)
+		return nil, fmt.Errorf("renew leases: %w", err)
 	}
-	if tag.RowsAffected() == 0 {
-		return errFenced
+	kept = map[int32]bool{}
+	var partition int32
+	if _, err := pgx.ForEachRow(rows, []any{&partition}, func() error {
+		kept[partition] = true
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("renew leases: %w", err)
 	}
-	t.trusted = start.Add(l.ttl - l.margin())
+	return kept, nil
+}
+
+// release lets others take these partitions without waiting for the leases' end.
+func (l leases) release(ctx context.Context, partitions []int32, terms []int64) error {
+	if _, err := l.pool.Exec(ctx, releaseShards, partitions, terms); err != nil {
+		return fmt.Errorf("release leases: %w", err)
+	}
 	return nil
 }
 
-// due says that it is time to renew.
-func (l lease) due(t term) bool { return time.Until(t.trusted) < l.ttl/2 }
+// leave gives everything back: whoever cannot work stands in nobody's way.
+func (l leases) leave(ctx context.Context) error {
+	var batch pgx.Batch
+	batch.Queue(`DELETE FROM relay_member WHERE holder = $1`, l.holder)
+	batch.Queue(`UPDATE relay_shard SET holder = '', expires_at = '-infinity' WHERE holder = $1`, l.holder)
+	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("release leases: %w", err)
+	}
+	return nil
+}
 
-// release lets the next relay take over without waiting for the lease's end.
-func (l lease) release(ctx context.Context) error {
-	_, err := l.pool.Exec(ctx, `UPDATE lease SET expires_at = '-infinity' WHERE name = $1 AND holder = $2`, l.name, l.holder)
-	return err
+// survey is what a relay sees of the others: how many partitions each relay
+// that is alive holds, and how many partitions nobody does.
+type survey struct {
+	others map[string]int
+	free   int
+}
+
+// share is how many of the partitions are a relay's, when it holds so many
+// now. Nobody moves what need not move: where the partitions cannot be divided
+// evenly, those who hold most keep one more. All relays compute the same from
+// the same rows, so what one gives up another takes.
+func (s survey) share(holder string, held, partitions int) int {
+	members := len(s.others) + 1
+	rank := 0
+	for other, n := range s.others {
+		if cmp.Or(cmp.Compare(n, held), cmp.Compare(holder, other)) > 0 {
+			rank++
+		}
+	}
+	share := partitions / members
+	if rank < partitions%members {
+		share++
+	}
+	return share
 }

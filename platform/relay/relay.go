@@ -1,10 +1,14 @@
 // Package relay sends what a journal committed to Kafka, and says in control
 // records how much it sent and how current the topic is.
 //
-//	candidate ──lease got: term──▶ owner: read the unsent set ▶ produce ▶ acknowledged ▶ mark ▶ control records ─┐
-//	    ▲                            ▲                                                                          │
-//	    │                            └──────────── commit, or poll interval ◀───────────────────────────────────┘
-//	    └──────fenced, or anything failed: the producer is replaced, the unsent set is read again
+//	member ──leases got: terms──▶ owner: read the unsent set ▶ produce ▶ acknowledged ▶ mark ▶ control records ▶ share ─┐
+//	    ▲                           ▲                                                                                  │
+//	    │                           └───────────────────── commit, or poll interval ◀───────────────────────────────────┘
+//	    └──────anything failed: leases are given back, the producer is replaced, the unsent set is read again
+//
+// Several relays of one source share its partitions, each partition under a
+// lease of its own, in equal parts. A partition that another relay took drops
+// out: of what was sent for it nothing is marked, counted or announced.
 //
 // There is no cursor: what is unsent is a set of rows, read in one statement,
 // and a row leaves it only after the broker's acknowledgement and only under
@@ -46,9 +50,10 @@ type Config struct {
 
 // Tuning are times and sizes; zero values mean the defaults.
 type Tuning struct {
-	// LeaseTTL is how long a silent owner keeps its lease; default 5 s.
+	// LeaseTTL is how long a silent owner keeps its partitions; default 5 s.
 	LeaseTTL time.Duration
-	// Poll is the interval of the fallback poll and of idle control records; default 1 s.
+	// Poll is the interval of the fallback poll, of idle control records, and of
+	// looking at the other relays; default 1 s.
 	Poll time.Duration
 	// ControlEvery is the least time between two control records of a partition
 	// in its data topic; default 1 s.
@@ -76,11 +81,11 @@ func (t Tuning) withDefaults() Tuning {
 	return t
 }
 
-// Relay sends one source. Several may run; the lease lets one of them work.
+// Relay sends one source. Several may run; they share its partitions.
 type Relay struct {
 	cfg     Config
 	tuning  Tuning
-	lease   lease
+	leases  leases
 	metrics *metrics
 	otel    *kafkaotel.Telemetry
 	// hooks let tests stop the relay at the points where it matters.
@@ -89,7 +94,7 @@ type Relay struct {
 
 type hooks struct {
 	read     func(*owner) error // the unsent set was read
-	produced func(*owner) error // all is acknowledged, nothing is marked
+	produced func(*owner) error // some were sent: all are acknowledged, none is marked
 }
 
 func (o *owner) pass(hook func(*owner) error) error {
@@ -98,9 +103,6 @@ func (o *owner) pass(hook func(*owner) error) error {
 	}
 	return hook(o)
 }
-
-// errFenced says that another relay has the lease.
-var errFenced = errors.New("another relay has the lease")
 
 // New returns a relay. It does nothing before Run.
 func New(cfg Config) (*Relay, error) {
@@ -116,7 +118,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	tuning := cfg.Tuning.withDefaults()
 	r := &Relay{cfg: cfg, tuning: tuning, otel: otel}
-	r.lease = lease{pool: cfg.Pool, name: "relay/" + cfg.Source, holder: uuid.NewString(), ttl: tuning.LeaseTTL}
+	r.leases = leases{pool: cfg.Pool, holder: uuid.NewString(), ttl: tuning.LeaseTTL}
 	if r.metrics, err = newMetrics(cfg.Telemetry, cfg.Source, cfg.Pool); err != nil {
 		return nil, err
 	}
@@ -124,7 +126,7 @@ func New(cfg Config) (*Relay, error) {
 }
 
 // Run sends until ctx ends, then lets what is in flight be acknowledged, marks
-// it, and gives the lease back. Trouble of the broker or the database is
+// it, and gives its partitions back. Trouble of the broker or the database is
 // logged once per attempt and tried again for ever: the unsent set is safe.
 func (r *Relay) Run(ctx context.Context) error {
 	defer r.metrics.stop()
@@ -132,11 +134,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := r.own(ctx)
-		switch {
-		case ctx.Err() != nil:
-		case errors.Is(err, errFenced):
-			r.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay lost its lease", slog.String("source", r.cfg.Source))
-		case err != nil:
+		if err != nil && ctx.Err() == nil {
 			r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay starts over", slog.String("source", r.cfg.Source), slog.Any("error", err))
 		}
 		if time.Since(started) > 10*time.Second {
@@ -148,26 +146,18 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		pause = min(2*pause, 2*time.Second)
 	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	if err := r.lease.release(bounded); err != nil {
-		return fmt.Errorf("release the relay's lease: %w", err)
-	}
 	return nil
 }
 
-// own waits for the lease and works under it until something fails.
+// own works as one of the source's relays until something fails, then gives
+// back what it holds.
 func (r *Relay) own(ctx context.Context) (err error) {
-	term, err := r.lease.acquire(ctx, r.tuning.Poll)
-	if err != nil {
-		return err
-	}
 	producer, err := kafka.NewProducer(r.cfg.Kafka, "tidemark-relay-"+r.cfg.Source)
 	if err != nil {
 		return err
 	}
 	o := &owner{
-		Relay: r, term: term, topic: kafka.EventsTopic(r.cfg.Source), producer: producer,
+		Relay: r, topic: kafka.EventsTopic(r.cfg.Source), producer: producer, shards: map[int32]*shard{},
 		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15),
 	}
 	drained := make(chan struct{})
@@ -175,30 +165,35 @@ func (r *Relay) own(ctx context.Context) (err error) {
 	defer func() {
 		producer.Close()
 		<-drained
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		err = errors.Join(err, r.leases.leave(bounded))
 	}()
-	if err := o.takeOver(ctx); err != nil {
-		return err
+	if _, err := r.cfg.Pool.Exec(ctx, makeShards, r.cfg.Kafka.PartitionCount()); err != nil {
+		return fmt.Errorf("make the leases: %w", err)
 	}
 	return o.loop(ctx)
 }
 
-// owner is a relay while it has the lease.
+// owner is a relay at work, with one producer.
 type owner struct {
 	*Relay
-	term     term
 	topic    string
 	topicID  string
 	epoch    epoch
 	producer *ck.Producer
 	fatal    chan error
 	reports  chan ck.Event
-	shards   []*shard // by partition
+	shards   map[int32]*shard // those that are ours
+	trusted  time.Time        // before it, on our own clock, nobody else can have taken them
+	surveyed time.Time        // when we last looked at the other relays
 	lastRead time.Time
 }
 
 // shard is what the owner knows of one partition.
 type shard struct {
 	partition int32
+	term      int64
 	opened    bool // the epoch's opening record stands in the topic
 	totals    totals
 	end       int64     // offset after the last record of the data topic
@@ -299,8 +294,10 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	}
 	good, refused := split(good)
 	bad = append(bad, refused...)
-	if err := o.pass(o.hooks.produced); err != nil {
-		return false, err
+	if len(good) > 0 {
+		if err := o.pass(o.hooks.produced); err != nil {
+			return false, err
+		}
 	}
 	// What was acknowledged is marked even while the process is stopping.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -315,7 +312,59 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	if err := o.control(ctx); err != nil {
 		return false, err
 	}
-	return set.full, nil
+	more, err = o.settle(ctx, set.survey)
+	return more || set.full, err
+}
+
+// settle moves towards the relay's fair share of the partitions: it gives back
+// what is too much, at this barrier, where nothing is in flight; or it takes
+// what nobody holds.
+func (o *owner) settle(ctx context.Context, s *survey) (took bool, err error) {
+	if s == nil {
+		return false, nil
+	}
+	share := s.share(o.leases.holder, len(o.shards), int(o.cfg.Kafka.PartitionCount()))
+	partitions, terms := o.held()
+	switch {
+	case len(partitions) > share:
+		if err := o.leases.release(ctx, partitions[share:], terms[share:]); err != nil {
+			return false, err
+		}
+		for _, p := range partitions[share:] {
+			delete(o.shards, p)
+		}
+		o.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay hands partitions over", slog.String("source", o.cfg.Source),
+			slog.Any("partitions", partitions[share:]))
+	case len(partitions) < share && s.free > 0:
+		start := time.Now()
+		taken, err := o.leases.acquire(ctx, partitions, share-len(partitions))
+		if err != nil || len(taken) == 0 {
+			return false, err
+		}
+		if len(o.shards) == 0 {
+			o.trusted = o.leases.trustedFrom(start)
+		}
+		if err := o.takeOver(ctx, taken); err != nil {
+			return false, fmt.Errorf("take over: %w", err)
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// keep drops the partitions that are no longer ours.
+func (o *owner) keep(ctx context.Context, ours func(partition int32) bool) {
+	var lost []int32
+	for p := range o.shards {
+		if !ours(p) {
+			lost = append(lost, p)
+			delete(o.shards, p)
+		}
+	}
+	if len(lost) > 0 {
+		o.surveyed = time.Time{} // look at once who holds what now
+		o.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay lost partitions", slog.String("source", o.cfg.Source), slog.Any("partitions", lost))
+	}
 }
 
 // advance moves as_of to the time of the read for every partition of which
@@ -324,12 +373,14 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 // time, so as_of stays true; it is sent by a later turn.
 func (o *owner) advance(set unsentSet) {
 	for _, s := range o.shards {
-		seen := set.shards[s.partition]
-		if seen.head == 0 {
+		seen, read := set.shards[s.partition]
+		switch {
+		case !read:
+			continue
+		case seen.head == 0:
 			s.asOf, s.target = set.at, nil
 			continue
-		}
-		if s.target == nil {
+		case s.target == nil:
 			s.target = &target{at: set.at, head: seen.head}
 		}
 		if seen.last >= s.target.head {

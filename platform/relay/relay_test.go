@@ -171,7 +171,7 @@ func TestAPausedRelayIsFenced(t *testing.T) {
 	paused, resume := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	var mu sync.Mutex
-	var fenced []error
+	fenced := 0
 	first := f.relay(func(r *Relay) {
 		r.hooks.produced = func(*owner) error {
 			once.Do(func() { close(paused); <-resume })
@@ -180,14 +180,14 @@ func TestAPausedRelayIsFenced(t *testing.T) {
 		r.cfg.Log = slog.New(slog.NewTextHandler(writer(func(p []byte) {
 			mu.Lock()
 			defer mu.Unlock()
-			if bytes.Contains(p, []byte("lost its lease")) {
-				fenced = append(fenced, errFenced)
+			if bytes.Contains(p, []byte("lost partitions")) {
+				fenced++
 			}
 		}), nil))
 	})
 	stopFirst := f.start(first)
 	<-paused
-	f.exec(`UPDATE lease SET expires_at = '-infinity'`)
+	f.expire()
 	// The second sends the same rows, and is about to mark them, when the first
 	// wakes up and tries to.
 	produced, proceed := make(chan struct{}), make(chan struct{})
@@ -200,7 +200,7 @@ func TestAPausedRelayIsFenced(t *testing.T) {
 	}))
 	<-produced
 	close(resume)
-	f.eventually("the first relay notices", func() bool { mu.Lock(); defer mu.Unlock(); return len(fenced) > 0 })
+	f.eventually("the first relay notices", func() bool { mu.Lock(); defer mu.Unlock(); return fenced > 0 })
 	stopFirst()
 	if n := f.unsent(); n != 5 {
 		t.Errorf("the fenced relay left %d of 5 rows", n)
@@ -233,37 +233,47 @@ type writer func([]byte)
 
 func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
 
+// expire lets all leases and members run out, as time would.
+func (f *fixture) expire() {
+	f.Helper()
+	f.exec(`UPDATE relay_shard SET expires_at = '-infinity'`)
+	f.exec(`UPDATE relay_member SET expires_at = '-infinity'`)
+}
+
 // The old owner's transaction already deletes when the takeover comes: either
 // the takeover waits for it, or it finds its term gone. The new owner's totals
 // hold what was deleted, whoever deleted it.
 func TestTakeoverWaitsForTheMarkUnderWay(t *testing.T) {
 	f := setup(t)
 	f.state("o-1", 5)
-	r := f.relay()
-	old, err := r.lease.acquire(t.Context(), time.Millisecond)
+	p := event.PartitionOf("o-1", partitions)
+	old, next := f.relay().leases, f.relay().leases
+	f.exec(makeShards, partitions)
+	terms, err := old.acquire(t.Context(), []int32{}, partitions)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tx := f.begin()
 	var held int64
-	if err := tx.QueryRow(t.Context(), lockLease, r.lease.name, old.number).Scan(&held); err != nil {
+	if err := tx.QueryRow(t.Context(), lockMine, []int32{p}, []int64{terms[p]}).Scan(&held); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tx.Exec(t.Context(), `DELETE FROM outbox`); err != nil { // the old owner, before its totals
 		t.Fatal(err)
 	}
-	taken := make(chan term, 1)
+	// The lease has run out while the transaction is open.
+	f.eventually("the leases run out", func() bool {
+		return query[bool](f, `SELECT bool_and(expires_at < clock_timestamp()) FROM relay_shard`)
+	})
+	taken := make(chan map[int32]int64, 1)
 	go func() {
-		next := f.relay()
-		next.lease.ttl = time.Second
-		// The lease has run out while the transaction is open.
-		got, err := next.lease.acquire(context.Background(), time.Millisecond)
+		got, err := next.acquire(context.Background(), []int32{}, partitions)
 		if err != nil {
 			t.Error(err)
 		}
 		taken <- got
 	}()
-	f.eventually("the lease runs out and the takeover waits", func() bool {
+	f.eventually("the takeover waits", func() bool {
 		return query[bool](f, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`)
 	})
 	select {
@@ -271,17 +281,16 @@ func TestTakeoverWaitsForTheMarkUnderWay(t *testing.T) {
 		t.Error("took over while the old owner was marking")
 	default:
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
+	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-taken; got.number != old.number+1 {
-		t.Errorf("term %d after %d", got.number, old.number)
+	got := <-taken
+	if len(got) != partitions || got[p] <= terms[p] {
+		t.Errorf("terms %v after %v", got, terms)
 	}
-	if err := tx.QueryRow(t.Context(), lockLease).Scan(&held); err == nil {
-		t.Error("a finished transaction answers")
-	}
-	if f.unsent() != 5 {
-		t.Errorf("%d unsent", f.unsent())
+	// The old owner comes too late with its next mark.
+	if rows, err := f.pool.Exec(t.Context(), lockMine, []int32{p}, []int64{terms[p]}); err != nil || rows.RowsAffected() != 0 {
+		t.Errorf("the old term still locks %d leases, %v", rows.RowsAffected(), err)
 	}
 }
 

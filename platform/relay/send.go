@@ -36,13 +36,14 @@ func (o *owner) send(ctx context.Context, rows []*row) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	if time.Now().After(o.term.trusted) {
-		if err := o.lease.renew(ctx, &o.term); err != nil {
-			return err
-		}
+	if err := o.trust(ctx); err != nil {
+		return err
 	}
 	pending := 0
 	for _, r := range rows {
+		if o.shards[r.Partition] == nil {
+			continue // taken over meanwhile
+		}
 		m := o.message(r)
 		s := &sending{row: r, span: o.otel.Send(remote(r), m, attribute.Float64("tidemark.outbox.wait", time.Since(r.RecordedAt).Seconds()),
 			attribute.String("tidemark.event.id", r.ID), attribute.String("tidemark.aggregate", r.Aggregate.String()),
@@ -88,10 +89,31 @@ func remote(r *row) context.Context {
 		propagation.MapCarrier{"traceparent": r.TraceParent, "tracestate": r.TraceState})
 }
 
-// await takes delivery reports until only left are pending. It keeps the lease
+// trust renews the leases if we cannot be sure of them on our own clock.
+func (o *owner) trust(ctx context.Context) error {
+	if time.Now().Before(o.trusted) {
+		return nil
+	}
+	return o.renew(ctx)
+}
+
+// renew renews the leases; partitions that were taken from us drop out.
+func (o *owner) renew(ctx context.Context) error {
+	start := time.Now()
+	partitions, terms := o.held()
+	kept, err := o.leases.renew(ctx, partitions, terms)
+	if err != nil {
+		return err
+	}
+	o.trusted = o.leases.trustedFrom(start)
+	o.keep(ctx, func(p int32) bool { return kept[p] })
+	return nil
+}
+
+// await takes delivery reports until only left are pending. It keeps the leases
 // meanwhile, however long the broker takes.
 func (o *owner) await(ctx context.Context, pending *int, left int) error {
-	keep := time.NewTicker(o.lease.ttl / 4)
+	keep := time.NewTicker(o.leases.ttl / 4)
 	defer keep.Stop()
 	stopping := ctx.Done()
 	var deadline <-chan time.Time
@@ -109,9 +131,9 @@ func (o *owner) await(ctx context.Context, pending *int, left int) error {
 		case err := <-o.fatal:
 			return fmt.Errorf("producer: %w", err)
 		case <-keep.C:
-			if o.lease.due(o.term) {
-				bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.lease.ttl)
-				err := o.lease.renew(bounded, &o.term)
+			if o.leases.due(o.trusted) {
+				bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.leases.ttl)
+				err := o.renew(bounded)
 				cancel()
 				if err != nil {
 					return err
@@ -143,8 +165,9 @@ func (o *owner) delivered(ctx context.Context, m *ck.Message) error {
 		return fmt.Errorf("send to %s: %w", o.topic, err)
 	}
 	if *m.TopicPartition.Topic == o.topic {
-		shard := o.shards[m.TopicPartition.Partition]
-		shard.end = max(shard.end, int64(m.TopicPartition.Offset)+1)
+		if shard := o.shards[m.TopicPartition.Partition]; shard != nil {
+			shard.end = max(shard.end, int64(m.TopicPartition.Offset)+1)
+		}
 	}
 	return nil
 }

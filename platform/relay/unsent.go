@@ -1,0 +1,174 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+)
+
+// row is one unsent event.
+type row struct {
+	event.Envelope
+	payload []byte
+	follows bool   // its aggregate is blocked
+	bad     string // why it can never be sent
+	value   []byte // framed
+}
+
+// unsentSet is one read of the unsent set.
+type unsentSet struct {
+	at     time.Time      // transaction_timestamp() of the read: not after its snapshot
+	rows   []*row         // by partition and sequence; of each partition the first few
+	shards map[int32]seen // the partitions that were ours in the read's snapshot
+	full   bool           // some partition has more
+	survey *survey        // if one was due
+}
+
+// seen is one partition in one read: head is the highest sequence of its entire
+// unsent set, last the highest that was read; 0 if there is none.
+type seen struct {
+	head, last int64
+	rows       int
+}
+
+// The read checks lease and term in the same statement: for a partition that
+// was taken from us it returns no row at all, which is not the same as nothing
+// unsent. It runs in an implicit transaction, so transaction_timestamp() is the
+// start of this very statement and not after its snapshot. Renewing the leases
+// and looking at the other relays travel with it when they are due, so that a
+// relay costs one statement per turn whatever it holds.
+const (
+	heldShards = `WITH held AS (
+		SELECT partition FROM relay_shard JOIN unnest($1::integer[], $2::bigint[]) AS m (partition, term) USING (partition, term)
+		 WHERE expires_at > clock_timestamp() AND $3::interval IS NOT NULL AND $4::text IS NOT NULL)`
+	renewedShards = `WITH held AS (` + renewShards + `),
+		alive AS (
+			INSERT INTO relay_member (holder, expires_at) VALUES ($4::text, clock_timestamp() + $3::interval)
+			ON CONFLICT (holder) DO UPDATE SET expires_at = excluded.expires_at)`
+	noSurvey  = `NULL::text[] AS others, NULL::integer[] AS holding, NULL::integer AS free`
+	takeStock = `
+		(SELECT array_agg(holder ORDER BY holder) FROM relay_member WHERE holder <> $4 AND expires_at > clock_timestamp()) AS others,
+		(SELECT array_agg((SELECT count(*)::integer FROM relay_shard s WHERE s.holder = m.holder) ORDER BY holder)
+		   FROM relay_member m WHERE holder <> $4 AND expires_at > clock_timestamp()) AS holding,
+		(SELECT count(*)::integer FROM relay_shard WHERE expires_at <= clock_timestamp()) AS free`
+	readUnsent = `
+		  ) b
+		  LEFT JOIN held ON true
+		  LEFT JOIN LATERAL (SELECT max(sequence) AS head FROM outbox WHERE partition = held.partition) h ON true
+		  LEFT JOIN LATERAL (SELECT sequence FROM outbox WHERE partition = held.partition ORDER BY sequence LIMIT $5) o ON true
+		  LEFT JOIN journal j ON j.sequence = o.sequence
+		 ORDER BY held.partition, o.sequence`
+	unsentColumns = `
+		SELECT b.at, b.others, b.holding, b.free, held.partition, coalesce(h.head, 0), j.sequence, j.aggregate_type, j.aggregate_id, j.version,
+		       j.epoch, j.event_id::text, j.name, j.schema_version, j.key, j.occurred_at, j.recorded_at,
+		       j.causation_id, j.correlation_id, j.traceparent, j.tracestate, j.payload,
+		       EXISTS (SELECT FROM blocked k WHERE k.aggregate_type = j.aggregate_type AND k.aggregate_id = j.aggregate_id)
+		  FROM (SELECT transaction_timestamp() AS at, `
+)
+
+// readUnsent reads the unsent set of the partitions that are ours, in one
+// statement. A partition that no longer is drops out.
+func (o *owner) readUnsent(ctx context.Context) (unsentSet, error) {
+	start := time.Now()
+	held, stock := heldShards, noSurvey
+	renewing, surveying := o.leases.due(o.trusted), start.Sub(o.surveyed) >= o.tuning.Poll*9/10
+	if renewing {
+		held = renewedShards
+	}
+	if surveying {
+		stock = takeStock
+	}
+	set := unsentSet{shards: make(map[int32]seen, len(o.shards))}
+	partitions, terms := o.held()
+	rows, err := o.cfg.Pool.Query(ctx, held+unsentColumns+stock+readUnsent, partitions, terms, o.leases.ttl, o.leases.holder, o.tuning.BatchPerPartition)
+	if err != nil {
+		return set, fmt.Errorf("read the unsent set: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := o.scan(rows, &set); err != nil {
+			return set, fmt.Errorf("read the unsent set: %w", err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return set, fmt.Errorf("read the unsent set: %w", err)
+	}
+	set.at = set.at.UTC()
+	if renewing {
+		o.trusted = o.leases.trustedFrom(start)
+	}
+	if surveying {
+		o.surveyed = start
+	} else {
+		set.survey = nil
+	}
+	o.keep(ctx, func(p int32) bool { _, ours := set.shards[p]; return ours })
+	return set, nil
+}
+
+func (o *owner) scan(rows pgx.Rows, set *unsentSet) error {
+	var (
+		others                                                                     []string
+		holding                                                                    []int
+		free                                                                       *int
+		partition                                                                  *int32
+		head                                                                       int64
+		sequence, version                                                          *int64
+		kind, id, epoch, eventID, name, key, causation, correlation, parent, state *string
+		schema                                                                     *int
+		occurred, recorded                                                         *time.Time
+		r                                                                          = &row{}
+	)
+	if err := rows.Scan(&set.at, &others, &holding, &free, &partition, &head, &sequence, &kind, &id, &version, &epoch, &eventID, &name, &schema,
+		&key, &occurred, &recorded, &causation, &correlation, &parent, &state, &r.payload, &r.follows); err != nil {
+		return err
+	}
+	if free != nil && set.survey == nil {
+		set.survey = &survey{others: make(map[string]int, len(others)), free: *free}
+		for i, other := range others {
+			set.survey.others[other] = holding[i]
+		}
+	}
+	if partition == nil {
+		return nil // nothing is ours
+	}
+	s := set.shards[*partition]
+	s.head = head
+	if sequence != nil {
+		r.Envelope = event.Envelope{
+			ID: *eventID, Source: o.cfg.Source, Type: *name, SchemaVersion: *schema,
+			Aggregate: event.Aggregate{Type: *kind, ID: *id}, Version: *version, Epoch: *epoch,
+			Key: *key, Partition: *partition, Sequence: *sequence, OccurredAt: occurred.UTC(), RecordedAt: recorded.UTC(),
+			CausationID: *causation, CorrelationID: *correlation, TraceParent: *parent, TraceState: *state,
+		}
+		if *epoch != o.epoch.id {
+			return fmt.Errorf("event %s is of epoch %s, the source is in %s", *eventID, *epoch, o.epoch.id)
+		}
+		set.rows = append(set.rows, r)
+		s.last = *sequence
+		if s.rows++; s.rows == o.tuning.BatchPerPartition {
+			set.full = true
+		}
+	}
+	set.shards[*partition] = s
+	return nil
+}
+
+// held returns the partitions that are ours, in order, and their terms.
+func (o *owner) held() (partitions []int32, terms []int64) {
+	partitions = make([]int32, 0, len(o.shards)) // not nil, which SQL would take for unknown
+	for p := range o.shards {
+		partitions = append(partitions, p)
+	}
+	slices.Sort(partitions)
+	terms = make([]int64, len(partitions))
+	for i, p := range partitions {
+		terms[i] = o.shards[p].term
+	}
+	return partitions, terms
+}
