@@ -27,9 +27,11 @@ const (
 // Codec encodes and decodes the events of one set of schemas. It is safe for
 // concurrent use.
 type Codec struct {
-	set    *schemas.Set
-	byKey  map[schemas.Key]*writer
-	latest map[string]*writer // by name, the version that is written today
+	set     *schemas.Set
+	byKey   map[schemas.Key]*writer
+	names   map[string]bool    // the keys of byKey, as headers write them
+	latest  map[string]*writer // by name, the version that is written today
+	learned *learned           // what was released after this program was built
 }
 
 // writer is one version of a schema, ready for use.
@@ -39,12 +41,15 @@ type writer struct {
 	shape  *shape
 	next   *writer // the version after it, nil for today's
 	lift   schemas.Upcaster
+	// Of a schema that was learned:
+	project  *writer // today's version here, nil if the event has no type here
+	unusable error   // why no record of it can be read
 }
 
 // NewCodec prepares a codec for all schemas of the set. The ids in the set are
 // those that frames carry: Resolve a [Registry] first if it has ids of its own.
 func NewCodec(set *schemas.Set) (*Codec, error) {
-	c := &Codec{set: set, byKey: map[schemas.Key]*writer{}, latest: map[string]*writer{}}
+	c := &Codec{set: set, byKey: map[schemas.Key]*writer{}, names: map[string]bool{}, latest: map[string]*writer{}, learned: newLearned()}
 	for _, schema := range set.All() {
 		codec, err := goavro.NewCodec(schema.Text)
 		if err != nil {
@@ -55,7 +60,7 @@ func NewCodec(set *schemas.Set) (*Codec, error) {
 			return nil, fmt.Errorf("schema %s: %w", schema.Key, err)
 		}
 		w := &writer{Schema: schema, goavro: codec, shape: shape, lift: set.Upcaster(schema.Key)}
-		c.byKey[schema.Key] = w
+		c.byKey[schema.Key], c.names[schema.Key.String()] = w, true
 		if schema.Version == set.Today(schema.Name) {
 			c.latest[schema.Name] = w
 		}
@@ -97,17 +102,21 @@ func (c *Codec) Encode(body event.Body) (name string, version int, bare []byte, 
 var ErrTooLarge = errors.New("event is too large")
 
 // Decode reads bare Avro with the schema it was written with, and lifts it to
-// today's type. The error is an [*Error] of class UnknownSchema, TooLarge or
+// today's type. A version that was learned and is later than today's here is
+// projected to it. The error is an [*Error] of class UnknownSchema, TooLarge or
 // Undecodable.
 func (c *Codec) Decode(name string, version int, bare []byte) (event.Body, error) {
-	w := c.byKey[schemas.Key{Name: name, Version: version}]
+	w := c.writer(schemas.Key{Name: name, Version: version})
 	if w == nil {
 		return nil, poison(UnknownSchema, fmt.Errorf("no schema %s/%d", name, version))
 	}
 	return c.decode(w, bare)
 }
 
-func (c *Codec) decode(w *writer, bare []byte) (schemas.Record, error) {
+func (c *Codec) decode(w *writer, bare []byte) (event.Body, error) {
+	if w.unusable != nil {
+		return nil, poison(UnknownSchema, fmt.Errorf("%s: %w", w.Key, w.unusable))
+	}
 	if len(bare) > MaxRecord {
 		return nil, poison(TooLarge, fmt.Errorf("%s: %d bytes, more than %d", w.Key, len(bare), MaxRecord))
 	}
@@ -127,7 +136,17 @@ func (c *Codec) decode(w *writer, bare []byte) (schemas.Record, error) {
 			return nil, poison(Undecodable, fmt.Errorf("lift %s: %w", w.Key, err))
 		}
 	}
+	if w.project != nil {
+		projected, err := conform(w.project.Root, native)
+		if err != nil {
+			return nil, poison(Undecodable, fmt.Errorf("project %s: %w", w.Key, err))
+		}
+		native = projected.(map[string]any)
+	}
 	record := c.set.New(w.Name)
+	if record == nil {
+		return &Unknown{Name: w.Name, Version: w.Version}, nil
+	}
 	if err := record.FromNative(native); err != nil {
 		return nil, poison(Undecodable, err)
 	}
@@ -136,7 +155,7 @@ func (c *Codec) decode(w *writer, bare []byte) (schemas.Record, error) {
 
 // ID returns the id that frames of this schema carry.
 func (c *Codec) ID(name string, version int) (int, bool) {
-	w := c.byKey[schemas.Key{Name: name, Version: version}]
+	w := c.writer(schemas.Key{Name: name, Version: version})
 	if w == nil {
 		return 0, false
 	}

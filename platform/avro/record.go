@@ -109,7 +109,7 @@ func (c *Codec) unframe(key schemas.Key, source string, value []byte) (*writer, 
 	if err != nil {
 		return nil, nil, err
 	}
-	w := c.byKey[key]
+	w := c.writer(key)
 	switch {
 	case w == nil:
 		return nil, nil, poison(UnknownSchema, fmt.Errorf("no schema %s", key))

@@ -46,7 +46,8 @@ var (
 
 // Registry is a client of a schema registry. It holds no schemas: what it
 // learns is in the set that Resolve returns, so nothing asks the registry once
-// a process has started.
+// a process has started, but for schemas that were released after it was built
+// ([Codec.Learn]).
 type Registry struct {
 	client    *sr.Client // nil if there is no registry
 	numbering Numbering
@@ -141,9 +142,8 @@ func (r *Registry) number(ctx context.Context, set *schemas.Set, ask func(contex
 	for _, schema := range set.All() {
 		for _, subject := range schema.Subjects() {
 			answer, err := ask(ctx, subject, sr.Schema{Schema: schema.Text, Type: sr.TypeAvro})
-			var refused *sr.ResponseError
 			switch {
-			case errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound:
+			case notFound(err):
 				missing = append(missing, subject+" version "+fmt.Sprint(schema.Version))
 				continue
 			case err != nil:
@@ -166,6 +166,11 @@ func (r *Registry) number(ctx context.Context, set *schemas.Set, ask func(contex
 		return nil, fmt.Errorf("%w: %s", ErrOtherIDs, strings.Join(others, ", "))
 	}
 	return set.WithIDs(ids), nil
+}
+
+func notFound(err error) bool {
+	var refused *sr.ResponseError
+	return errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound
 }
 
 // unreachable tells a registry that did not answer, or is not well, from one

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -119,6 +120,22 @@ func ParseHeaders(headers []Header) (Envelope, error) {
 		p.fail(headerDataSchema, "names another fact than "+headerType)
 	}
 	return e, p.err
+}
+
+// SchemaOf returns what the headers of a fact or a control record say about its
+// source and its schema ("OrderPlaced/1"), at the price of a look at each
+// header's name. Either may be empty; whether all is right, ParseHeaders and
+// ParseControl tell. The bytes are part of the headers, not copies.
+func SchemaOf(headers []Header) (source, schema []byte) {
+	for _, h := range headers {
+		switch h.Key {
+		case headerSource:
+			source = bytes.TrimPrefix(h.Value, []byte(sourcePrefix))
+		case headerDataSchema:
+			schema = h.Value
+		}
+	}
+	return source, schema
 }
 
 // Validate reports whether the envelope survives the wire: whether ParseHeaders

@@ -96,6 +96,11 @@ func scanPosition(row pgx.Row, term *int64, places *map[string]place) error {
 // Handle folds the facts among the records and moves the position, in one
 // transaction of two round trips.
 func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consumer.Record) error {
+	for _, r := range records {
+		if err := f.codec.LearnRecord(ctx, r.Headers); err != nil {
+			return err
+		}
+	}
 	f.mu.Lock()
 	term := f.terms[partition]
 	f.mu.Unlock()

@@ -30,6 +30,10 @@ import (
 // jsonCodec is the codec of these tests: real headers, JSON bodies.
 type jsonCodec struct{}
 
+func (jsonCodec) LearnRecord(context.Context, []event.Header) error { return nil }
+
+func (jsonCodec) Learn(context.Context, string, string, int) error { return nil }
+
 func (jsonCodec) DecodeRecord(headers []event.Header, _, value []byte) (event.Fact, error) {
 	e, err := event.ParseHeaders(headers)
 	if err != nil {

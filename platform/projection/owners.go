@@ -55,6 +55,9 @@ func (o Owners) Dial(codec Codec, tel *telemetry.Telemetry) (Journal, func() err
 		}
 		var facts []event.Fact
 		for _, e := range answer.GetEvents() {
+			if err := codec.Learn(ctx, e.GetSource(), e.GetType(), int(e.GetSchemaVersion())); err != nil {
+				return nil, err
+			}
 			f, err := factOf(codec, e)
 			if err != nil && len(facts) > 0 {
 				return facts, nil // heal up to the one that cannot be read

@@ -126,6 +126,9 @@ func (p *Projection[S]) Handle(ctx context.Context, number int32, records []cons
 	}
 	items := make([]item, len(records))
 	for i, r := range records {
+		if err := p.cfg.Codec.LearnRecord(ctx, r.Headers); err != nil {
+			return fmt.Errorf("partition %d of %s: %w", number, p.own, err)
+		}
 		items[i] = p.read(r, pt.ids[r.Topic])
 	}
 	err := p.apply(ctx, pt, items)

@@ -24,6 +24,11 @@ import (
 // Codec turns bytes into facts. platform/avro is the real one; the kernel's
 // own tests have a simpler one.
 type Codec interface {
+	// LearnRecord makes sure that the schema the headers name is known, if it
+	// was released at all. An error means to try again later.
+	LearnRecord(ctx context.Context, headers []event.Header) error
+	// Learn is LearnRecord for a payload of a journal.
+	Learn(ctx context.Context, source, name string, version int) error
 	// DecodeRecord decodes a Kafka record. Any error means that no retry by
 	// this code can help.
 	DecodeRecord(headers []event.Header, key, value []byte) (event.Fact, error)

@@ -288,6 +288,11 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	if err := o.pass(o.hooks.read); err != nil {
 		return false, err
 	}
+	for _, r := range set.rows { // a newer service beside this one may have written them
+		if err := o.cfg.Codec.Learn(ctx, r.Source, r.Type, r.SchemaVersion); err != nil {
+			return false, err
+		}
+	}
 	good, bad := o.sort(set.rows)
 	if err := o.send(ctx, good); err != nil {
 		return false, err

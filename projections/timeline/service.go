@@ -54,6 +54,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
+		codec.LearnFrom(registry)
 		journal, hangUp, err := cfg.Owners.Dial(codec, tel)
 		if err != nil {
 			return err

@@ -74,6 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
+		codec.LearnFrom(registry)
 		book, err := journal.Open(ctx, pool, journal.Config{Source: source, Partitions: cfg.Kafka.PartitionCount(), Codec: codec, Log: log})
 		if err != nil {
 			return err
