@@ -42,6 +42,11 @@ test: ## All tests: unit, property, and integration on the embedded broker and o
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
 	go run tools/testtable/*.go $(ARGS)
 
+.PHONY: test-faults
+test-faults: ## Kills, freezes, lost acknowledgements, cut connections, held transactions: nothing is lost. ARGS="-bites 5 -seed 7".
+	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
+	go test ./tests/integration/faults -count=1 -v -timeout 30m $(if $(ARGS),$(ARGS),-bites 3)
+
 .PHONY: check
 check: lint generated modules ## Everything CI checks: lint, generated code, modules alone, all tests with the race detector.
 	@echo "check: tests with the race detector"

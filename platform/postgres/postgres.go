@@ -23,9 +23,15 @@ type Config struct {
 	MaxConns int32  `help:"Most connections the pool opens." default:"16"`
 }
 
+// idleLimit is how long the server lets a transaction stand still between two
+// statements before it ends it, and lets its locks go.
+const idleLimit = "5s"
+
 // Open returns a pool whose queries are prepared once per connection, traced
-// and measured. It waits up to 30 seconds for the server to answer, so that
-// services and their database may start in any order.
+// and measured. A transaction that stands still for five seconds is ended by
+// the server, unless the URL says otherwise. Open waits up to 30 seconds for
+// the server to answer, so that services and their database may start in any
+// order.
 func Open(ctx context.Context, config Config, tel *telemetry.Telemetry) (*pgxpool.Pool, error) {
 	parsed, err := pgxpool.ParseConfig(config.URL)
 	if err != nil {
@@ -33,6 +39,12 @@ func Open(ctx context.Context, config Config, tel *telemetry.Telemetry) (*pgxpoo
 	}
 	if config.MaxConns > 0 {
 		parsed.MaxConns = config.MaxConns
+	}
+	// A process that is paused inside a transaction must not hold up the one
+	// that takes over from it.
+	const idle = "idle_in_transaction_session_timeout"
+	if _, given := parsed.ConnConfig.RuntimeParams[idle]; !given {
+		parsed.ConnConfig.RuntimeParams[idle] = idleLimit
 	}
 	parsed.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	parsed.ConnConfig.Tracer = otelpgx.NewTracer(

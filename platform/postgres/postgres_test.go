@@ -143,3 +143,37 @@ func TestOpenNamesAWrongDatabaseAtOnce(t *testing.T) {
 		t.Errorf("no server log: %v", err)
 	}
 }
+
+// A holder of a lock that is paused, as by SIGSTOP, must lose it.
+func TestATransactionThatStandsStillLosesItsLocks(t *testing.T) {
+	t.Parallel()
+	const name = "idle_in_transaction_session_timeout"
+	for _, test := range []struct{ url, want string }{
+		{testkit.PostgresURL(t), "5s"},
+		{testkit.PostgresURL(t) + "&" + name + "=50", "50ms"},
+	} {
+		pool, err := postgres.Open(t.Context(), postgres.Config{URL: test.url}, telemetry.Off())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		var got string
+		if err := pool.QueryRow(t.Context(), "SHOW "+name).Scan(&got); err != nil || got != test.want {
+			t.Errorf("%s = %q (%v), want %q", name, got, err, test.want)
+		}
+		if test.want == "5s" {
+			continue // that it works is seen with the short one
+		}
+		holder, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pool.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)"); err != nil { // waits until the server ends the holder
+			t.Errorf("the lock of a transaction that stands still: %v", err)
+		}
+		_ = holder.Rollback(t.Context())
+	}
+}

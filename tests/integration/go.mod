@@ -10,6 +10,9 @@ require (
 	github.com/tidemark-dev/tidemark/cmd/tidemark v0.0.0
 	github.com/tidemark-dev/tidemark/platform v0.0.0
 	github.com/tidemark-dev/tidemark/proto v0.0.0
+	github.com/twmb/franz-go v1.22.2
+	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c
+	github.com/twmb/franz-go/pkg/kmsg v1.15.0
 	go.opentelemetry.io/otel/trace v1.47.0
 	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/sync v0.24.0
@@ -54,9 +57,6 @@ require (
 	github.com/tidemark-dev/tidemark/schemas v0.0.0 // indirect
 	github.com/tidemark-dev/tidemark/services v0.0.0
 	github.com/twmb/avro v1.9.0 // indirect
-	github.com/twmb/franz-go v1.22.2 // indirect
-	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c // indirect
-	github.com/twmb/franz-go/pkg/kmsg v1.15.0 // indirect
 	github.com/twmb/franz-go/pkg/sr v1.8.0 // indirect
 	github.com/xi2/xz v0.0.0-20171230120015-48954b6210f8 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect

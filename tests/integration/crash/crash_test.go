@@ -5,10 +5,8 @@
 package crash
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/testkit"
+	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
 
 var (
@@ -52,15 +51,13 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 		_ = os.RemoveAll(dir)
 	})
-	w := open(t, build(t, dir), dir)
+	parts := processes.Parts()
+	w := processes.Start(t, processes.Options{Dir: dir, Parts: parts, Base: processes.FreeBase(t)})
 	ctx := t.Context()
-	if err := w.findSchema(ctx); err != nil {
-		t.Fatal(err)
-	}
 
 	imported := make(chan error, 1)
 	go func() {
-		_, err := w.run(ctx, "import", "olist", source, "--report-only=false", "--patience", "3m", "-o", "json")
+		_, err := w.Run(ctx, "import", "olist", source, "--report-only=false", "--patience", "3m", "-o", "json")
 		imported <- err
 	}()
 	tally := map[string]int{}
@@ -70,7 +67,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		select {
 		case err := <-imported:
 			if err != nil {
-				t.Fatalf("the import does not balance: %v; see %s", err, filepath.Join(dir, "import.log"))
+				t.Fatalf("the import does not balance: %v; see %s", err, filepath.Join(dir, "commands.log"))
 			}
 			importing = false
 			pause.Stop()
@@ -84,28 +81,28 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		if n := choice.IntN(len(parts) + 2); n < len(parts) {
 			victim = parts[n]
 		}
-		waiting, ok := w.waiting(ctx)
+		waiting, ok := w.Waiting(ctx)
 		if !ok {
 			continue // not in a state that can be asked
 		}
-		w.strike(victim)
-		if waiting.unsent+waiting.unapplied > 0 {
+		strike(w, victim)
+		if waiting.Unsent+waiting.Unapplied > 0 {
 			bit++
 			tally[victim]++
 		}
-		t.Logf("kill %d: %s, with %d facts unsent and %d not applied", bit, victim, waiting.unsent, waiting.unapplied)
-		w.awaitAll()
+		t.Logf("kill %d: %s, with %d facts unsent and %d not applied", bit, victim, waiting.Unsent, waiting.Unapplied)
+		w.AwaitAll()
 	}
-	t.Logf("%d kills bit: %v; starts per part: %v", bit, tally, w.starts)
+	t.Logf("%d kills bit: %v; starts per part: %v", bit, tally, w.Starts())
 	if bit < *kills {
 		t.Errorf("only %d kills met unsent or unapplied facts; want %d", bit, *kills)
 	}
 
-	before, err := w.committed(ctx)
+	before, err := w.Committed(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := w.run(ctx, "import", "olist", source, "-o", "json")
+	out, err := w.Run(ctx, "import", "olist", source, "-o", "json")
 	if err != nil {
 		t.Fatalf("the second import does not balance: %v\n%s", err, out)
 	}
@@ -113,14 +110,14 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	if err := json.Unmarshal(out, &report); err != nil {
 		t.Errorf("the report is no JSON: %v", err)
 	}
-	after, err := w.committed(ctx)
+	after, err := w.Committed(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if after != before {
 		t.Errorf("the second import changed something: %d events, then %d", before, after)
 	}
-	applied, err := w.applied(ctx)
+	applied, err := w.Applied(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,47 +126,13 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// backlog is what was on its way at one moment.
-type backlog struct{ unsent, unapplied int64 }
-
-// waiting looks at what is on its way; false if a database cannot be asked.
-func (w *world) waiting(ctx context.Context) (backlog, bool) {
-	committed, err := w.committed(ctx)
-	if err != nil {
-		return backlog{}, false
-	}
-	unsent, err := w.unsent(ctx)
-	if err != nil {
-		return backlog{}, false
-	}
-	applied, err := w.applied(ctx)
-	if err != nil {
-		return backlog{}, false
-	}
-	return backlog{unsent: unsent, unapplied: max(0, committed-applied)}, true
-}
-
 // strike kills one part or everything.
-func (w *world) strike(victim string) {
+func strike(w *processes.Fleet, victim string) {
 	if victim != "everything" {
-		w.kill(victim, syscall.SIGKILL)
+		w.Signal(victim, syscall.SIGKILL)
 		return
 	}
-	for _, part := range parts {
-		w.kill(part, syscall.SIGKILL)
+	for _, part := range processes.Parts() {
+		w.Signal(part, syscall.SIGKILL)
 	}
-}
-
-// findSchema learns where the timeline's tables are.
-func (w *world) findSchema(ctx context.Context) error {
-	conn, err := w.connect(ctx, "timeline")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	err = conn.QueryRow(ctx, `SELECT schemaname FROM pg_tables WHERE tablename = 'entries'`).Scan(&w.schema)
-	if err != nil {
-		return fmt.Errorf("find the timeline's tables: %w", err)
-	}
-	return nil
 }

@@ -1,0 +1,175 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+)
+
+// identity is what makes two facts the same one.
+type identity struct {
+	aggregate event.Aggregate
+	version   int64
+}
+
+// rest waits until nothing is on its way any more.
+func (w *world) rest(ctx context.Context) {
+	w.t.Helper()
+	var state string
+	calm := until(ctx, settle, func() bool {
+		backlog, ok := w.Waiting(ctx)
+		commands, err := w.Count(ctx, "order", `SELECT count(*) FROM process_command WHERE status = 'pending'`)
+		state = fmt.Sprintf("%+v, %d commands pending (%v)", backlog, commands, err)
+		return ok && err == nil && backlog.Unsent+backlog.Unapplied+commands == 0
+	})
+	if !calm {
+		w.t.Errorf("not at rest after %s: %s", settle, state)
+	}
+}
+
+// compare proves that what was committed is what was published is what was applied.
+func (w *world) compare(ctx context.Context) {
+	w.t.Helper()
+	heads := map[event.Aggregate]int64{}
+	committed := 0
+	for _, source := range []string{"order", "payment", "shipment"} {
+		journal := w.journal(ctx, source)
+		w.published(ctx, source, journal)
+		committed += len(journal)
+		for id := range journal {
+			heads[id.aggregate] = max(heads[id.aggregate], id.version)
+		}
+	}
+	for _, view := range []string{"timeline", "operations"} {
+		w.applied(ctx, view, heads)
+	}
+	w.t.Logf("%d facts of %d aggregates committed, published and applied", committed, len(heads))
+}
+
+// journal reads the event ids that a source committed.
+func (w *world) journal(ctx context.Context, source string) map[identity]string {
+	w.t.Helper()
+	facts := map[identity]string{}
+	var id identity
+	var event string
+	w.rows(ctx, source, `SELECT aggregate_type, aggregate_id, version, event_id::text FROM journal`,
+		[]any{&id.aggregate.Type, &id.aggregate.ID, &id.version, &event}, func() { facts[id] = event })
+	return facts
+}
+
+// published reads a whole topic and compares it with the journal. A fact may
+// stand there twice; its second place changes nothing.
+func (w *world) published(ctx context.Context, source string, journal map[identity]string) {
+	w.t.Helper()
+	topic := kafka.EventsTopic(source)
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addr()), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer client.Close()
+	left := map[int32]int64{}
+	for _, p := range w.broker.Cluster().PartitionInfos(topic) {
+		if p.HighWatermark > 0 {
+			left[p.Partition] = p.HighWatermark
+		}
+	}
+	last := map[event.Aggregate]int64{}
+	seen := map[identity]bool{}
+	for len(left) > 0 {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			w.t.Fatalf("read %s: %v", topic, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+			var headers []event.Header
+			for _, h := range r.Headers {
+				headers = append(headers, event.Header{Key: h.Key, Value: h.Value})
+			}
+			if event.IsControl(headers) {
+				return
+			}
+			e, err := event.ParseHeaders(headers)
+			if err != nil {
+				w.t.Errorf("%s/%d at %d: %v", topic, r.Partition, r.Offset, err)
+				return
+			}
+			id := identity{e.Aggregate, e.Version}
+			switch {
+			case journal[id] != e.ID:
+				w.t.Errorf("%s version %d was published with event %s, committed is %q", e.Aggregate, e.Version, e.ID, journal[id])
+			case e.Version > last[e.Aggregate]+1:
+				w.t.Errorf("%s: version %d was published after %d", e.Aggregate, e.Version, last[e.Aggregate])
+			}
+			last[e.Aggregate] = max(last[e.Aggregate], e.Version)
+			seen[id] = true
+		})
+	}
+	if len(seen) != len(journal) {
+		w.t.Errorf("%s: %d facts published, %d committed", source, len(seen), len(journal))
+	}
+}
+
+// applied compares the versions a view has applied with the journals' heads.
+func (w *world) applied(ctx context.Context, view string, heads map[event.Aggregate]int64) {
+	w.t.Helper()
+	var schema string
+	w.rows(ctx, view, `SELECT schemaname FROM pg_tables WHERE tablename = 'state'`, []any{&schema}, func() {})
+	stands := map[string]int64{}
+	var text []byte
+	w.rows(ctx, view, fmt.Sprintf(`SELECT applied FROM %s.state`, schema), []any{&text}, func() {
+		var doc struct {
+			Aggregates map[string]struct {
+				Version int64  `json:"v"`
+				Parked  string `json:"p"`
+			} `json:"a"`
+		}
+		if err := json.Unmarshal(text, &doc); err != nil {
+			w.t.Fatal(err)
+		}
+		for name, record := range doc.Aggregates {
+			stands[name] = record.Version
+			if record.Parked != "" {
+				w.t.Errorf("%s: %s is parked: %s", view, name, record.Parked)
+			}
+		}
+	})
+	for aggregate, version := range heads {
+		if got := stands[aggregate.String()]; got != version {
+			w.t.Errorf("%s has applied version %d of %s, committed is %d", view, got, aggregate, version)
+		}
+	}
+	if len(stands) != len(heads) {
+		w.t.Errorf("%s knows %d aggregates, committed are %d", view, len(stands), len(heads))
+	}
+	var parked int64
+	w.rows(ctx, view, fmt.Sprintf(`SELECT count(*) FROM %s.parked`, schema), []any{&parked}, func() {})
+	if parked != 0 {
+		w.t.Errorf("%s: %d facts are parked", view, parked)
+	}
+}
+
+// rows reads the answer to a query, row by row.
+func (w *world) rows(ctx context.Context, part, sql string, into []any, each func()) {
+	w.t.Helper()
+	conn, err := w.Connect(ctx, part)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		w.t.Fatalf("%s: %v", part, err)
+	}
+	if _, err := pgx.ForEachRow(rows, into, func() error { each(); return nil }); err != nil {
+		w.t.Fatalf("%s: %v", part, err)
+	}
+}
