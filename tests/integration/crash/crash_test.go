@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/testkit"
+	"github.com/tidemark-dev/tidemark/tests/integration/olistexpect"
 	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
 
@@ -24,12 +25,9 @@ var (
 )
 
 func TestKilledAtAnyMoment(t *testing.T) {
-	source := os.Getenv("TIDEMARK_OLIST_DIR")
-	if source == "" {
-		source = "../../../../shared/data/olist"
-	}
-	if _, err := os.Stat(filepath.Join(source, "olist_orders_dataset.csv")); err != nil {
-		t.Skipf("SKIPPED: the Olist sample is not at %s (set TIDEMARK_OLIST_DIR)", source)
+	source, found := olistexpect.Dir()
+	if !found {
+		t.Skipf("SKIPPED: no Olist sample in %q; set TIDEMARK_OLIST_DIR to run on real orders", source)
 	}
 	if testing.Short() {
 		t.Skip("SKIPPED: -short")

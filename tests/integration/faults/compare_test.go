@@ -49,7 +49,7 @@ func (w *world) compare(ctx context.Context) {
 	for _, view := range []string{"timeline", "operations"} {
 		w.applied(ctx, view, heads)
 	}
-	w.t.Logf("%d facts of %d aggregates committed, published and applied", committed, len(heads))
+	w.t.Logf("compared %d committed facts of %d aggregates", committed, len(heads))
 }
 
 // journal reads the event ids that a source committed.
