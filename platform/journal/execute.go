@@ -129,12 +129,13 @@ const (
 	selectAnswer  = `SELECT method, fingerprint, response FROM idempotency WHERE request_id = $1`
 	updateAnswer  = `UPDATE idempotency SET response = $2 WHERE request_id = $1`
 	forgetRequest = `DELETE FROM idempotency WHERE request_id = $1`
-	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1)`
-	insertFacts   = `
+	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1),
+		(SELECT reason FROM source_stop WHERE state = 'WENT_BACK')`
+	insertFacts = `
 		WITH appended AS (
 			INSERT INTO journal (sequence, partition, aggregate_type, aggregate_id, version, epoch, event_id, name, schema_version,
 			                     key, occurred_at, recorded_at, causation_id, correlation_id, traceparent, tracestate, payload)
-			SELECT nextval('journal_sequence'), $1, $2, $3, f.version, $4, f.event_id, f.name, f.schema_version,
+			SELECT nextval('journal_sequence'), $1, $2, $3, f.version, (SELECT journal_epoch($4)), f.event_id, f.name, f.schema_version,
 			       $5, f.occurred_at, $6, $7, $8, $9, $10, f.payload
 			  FROM (SELECT * FROM unnest($11::bigint[], $12::uuid[], $13::text[], $14::integer[], $15::timestamptz[], $16::bytea[])
 			               AS u (version, event_id, name, schema_version, occurred_at, payload) ORDER BY version) f
@@ -169,6 +170,9 @@ func execute[S any, R proto.Message](
 	if opened.repeated {
 		answer, err = recall[R](ctx, conn, req)
 		return answer, true, err
+	}
+	if opened.stopped != nil {
+		return answer, false, refusal(j.cfg.Source, *opened.stopped)
 	}
 	before := opened.head
 	now := opened.now
@@ -230,6 +234,7 @@ type opening struct {
 	head     Head
 	now      time.Time
 	epoch    string
+	stopped  *string // why no commands are taken
 }
 
 // open begins the transaction: the request's row first (its insert waits for
@@ -263,7 +268,7 @@ func open(ctx context.Context, conn *pgxpool.Conn, lock string, req Request, sta
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return o, fmt.Errorf("lock aggregate: %w", err)
 	}
-	if err := results.QueryRow().Scan(&o.now, &o.epoch); err != nil {
+	if err := results.QueryRow().Scan(&o.now, &o.epoch, &o.stopped); err != nil {
 		return o, fmt.Errorf("read the clock: %w", err)
 	}
 	o.now = o.now.UTC()

@@ -12,11 +12,9 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
-	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
@@ -45,7 +43,8 @@ type Journal struct {
 }
 
 // Open brings the tables up to date, mints the source's first epoch if there is
-// none, and returns the journal.
+// none, and returns the journal. If the database is not the one that the epoch
+// began in, the journal takes no commands until a new epoch begins.
 func Open(ctx context.Context, pool *pgxpool.Pool, cfg Config) (*Journal, error) {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -59,6 +58,9 @@ func Open(ctx context.Context, pool *pgxpool.Pool, cfg Config) (*Journal, error)
 	}
 	j := &Journal{cfg: cfg, pool: pool, wake: make(chan struct{}, 1)}
 	if err := j.mintFirstEpoch(ctx); err != nil {
+		return nil, err
+	}
+	if err := j.stopIfMoved(ctx); err != nil {
 		return nil, err
 	}
 	return j, nil
@@ -82,40 +84,6 @@ func (j *Journal) signal() {
 	case j.wake <- struct{}{}:
 	default:
 	}
-}
-
-// mintFirstEpoch stamps the source with its first epoch, and with the identity
-// of the database, so that a restored copy can be told from its original.
-func (j *Journal) mintFirstEpoch(ctx context.Context) error {
-	err := postgres.InTx(ctx, j.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `LOCK TABLE source_epoch IN EXCLUSIVE MODE`); err != nil {
-			return fmt.Errorf("lock the epochs: %w", err)
-		}
-		var exists bool
-		var now time.Time
-		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM source_epoch), clock_timestamp()`).Scan(&exists, &now)
-		if err != nil {
-			return fmt.Errorf("read the epochs: %w", err)
-		}
-		if exists {
-			return nil
-		}
-		epoch, err := event.NewEpoch(now, "")
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `
-			INSERT INTO source_epoch (epoch, predecessor, system_identifier, timeline)
-			SELECT $1, '', s.system_identifier, c.timeline_id
-			  FROM pg_control_system() s, pg_control_checkpoint() c`, epoch); err != nil {
-			return fmt.Errorf("store the first epoch: %w", err)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("mint the first epoch of %s: %w", j.cfg.Source, err)
-	}
-	return nil
 }
 
 // Prune forgets answers older than RequestMemory until ctx ends, but never those

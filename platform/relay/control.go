@@ -44,15 +44,17 @@ func (o *owner) takeOver(ctx context.Context, terms map[int32]int64) error {
 		return err
 	}
 	o.topicID = topic.ID
+	if err := o.mayWork(ctx, topic); err != nil {
+		return err
+	}
 	taken := make(map[int32]*shard, len(terms))
 	for p, term := range terms {
-		_, end, err := o.producer.QueryWatermarkOffsets(o.topic, p, 10_000)
-		if err != nil {
-			return fmt.Errorf("ask for the end of %s/%d: %w", o.topic, p, err)
-		}
-		taken[p] = &shard{partition: p, term: term, end: end, changed: true}
+		taken[p] = &shard{partition: p, term: term, noted: -1, changed: true}
 	}
 	if err := o.loadTotals(ctx, taken); err != nil {
+		return err
+	}
+	if err := o.checkTails(ctx, taken); err != nil {
 		return err
 	}
 	maps.Copy(o.shards, taken)
@@ -84,7 +86,9 @@ func (o *owner) loadTotals(ctx context.Context, taken map[int32]*shard) error {
 		ON CONFLICT DO NOTHING`, o.epoch.id, slices.Collect(maps.Keys(taken)), zero[:]); err != nil {
 		return fmt.Errorf("start totals: %w", err)
 	}
-	rows, err := o.cfg.Pool.Query(ctx, `SELECT partition, number, opened, count, hash, min_sequence, max_sequence FROM control_totals WHERE epoch = $1`, o.epoch.id)
+	rows, err := o.cfg.Pool.Query(ctx, `SELECT partition, number, opened, count, hash, min_sequence, max_sequence,
+		       (SELECT max(control_offset) FROM control_totals n WHERE n.partition = t.partition)
+		  FROM control_totals t WHERE epoch = $1`, o.epoch.id)
 	if err != nil {
 		return fmt.Errorf("read totals: %w", err)
 	}
@@ -92,13 +96,14 @@ func (o *owner) loadTotals(ctx context.Context, taken map[int32]*shard) error {
 	var opened bool
 	var t totals
 	var hash []byte
-	_, err = pgx.ForEachRow(rows, []any{&p, &t.number, &opened, &t.count, &hash, &t.min, &t.max}, func() error {
+	var noted int64
+	_, err = pgx.ForEachRow(rows, []any{&p, &t.number, &opened, &t.count, &hash, &t.min, &t.max, &noted}, func() error {
 		if len(hash) != len(t.hash) {
 			return fmt.Errorf("hash of partition %d has %d bytes", p, len(hash))
 		}
 		t.hash = event.Sum(hash)
 		if s := taken[p]; s != nil {
-			s.totals, s.opened = t, opened
+			s.totals, s.opened, s.noted = t, opened, noted
 		}
 		return nil
 	})
@@ -212,19 +217,20 @@ func (o *owner) untilControl() time.Duration {
 // hole, which makes readers look closer; a number is never used twice.
 const numberControl = `
 	WITH mine AS MATERIALIZED (` + lockMine + `)
-	UPDATE control_totals t SET number = t.number + 1, min_sequence = 0, max_sequence = 0
-	  FROM mine WHERE t.epoch = $3 AND t.partition = mine.partition
+	UPDATE control_totals t SET number = t.number + 1, min_sequence = 0, max_sequence = 0, control_offset = greatest(control_offset, noted.control)
+	  FROM mine, unnest($1::integer[], $4::bigint[]) AS noted (partition, control)
+	 WHERE t.epoch = $3 AND t.partition = mine.partition AND noted.partition = mine.partition
 	RETURNING t.partition, t.number, t.count`
 
 func (o *owner) inBand(ctx context.Context, shards []*shard, kind control.ControlKind) error {
 	if len(shards) == 0 {
 		return nil
 	}
-	partitions, terms := make([]int32, len(shards)), make([]int64, len(shards))
+	partitions, terms, noted := make([]int32, len(shards)), make([]int64, len(shards)), make([]int64, len(shards))
 	for i, s := range shards {
-		partitions[i], terms[i] = s.partition, s.term
+		partitions[i], terms[i], noted[i] = s.partition, s.term, s.noted
 	}
-	rows, err := o.cfg.Pool.Query(ctx, numberControl, partitions, terms, o.epoch.id)
+	rows, err := o.cfg.Pool.Query(ctx, numberControl, partitions, terms, o.epoch.id, noted)
 	if err != nil {
 		return fmt.Errorf("number control records: %w", err)
 	}
@@ -258,6 +264,7 @@ func (o *owner) inBand(ctx context.Context, shards []*shard, kind control.Contro
 	}
 	now := time.Now()
 	for _, s := range shards {
+		s.noted = s.end - 1 // it is the last record: nothing else is in flight
 		s.totals.min, s.totals.max = 0, 0
 		s.changed, s.inBand = false, now
 	}

@@ -131,9 +131,14 @@ func New(cfg Config) (*Relay, error) {
 func (r *Relay) Run(ctx context.Context) error {
 	defer r.metrics.stop()
 	pause := 100 * time.Millisecond
+	said := ""
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := r.own(ctx)
+		if r.standStill(ctx, err, &said) {
+			pause = 100 * time.Millisecond
+			continue
+		}
 		if err != nil && ctx.Err() == nil {
 			r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay starts over", slog.String("source", r.cfg.Source), slog.Any("error", err))
 		}
@@ -194,7 +199,8 @@ type owner struct {
 type shard struct {
 	partition int32
 	term      int64
-	opened    bool // the epoch's opening record stands in the topic
+	noted     int64 // offset of the last control record in the data topic, as far as known; -1 = none
+	opened    bool  // the epoch's opening record stands in the topic
 	totals    totals
 	end       int64     // offset after the last record of the data topic
 	asOf      time.Time // see advance
@@ -318,7 +324,8 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	more, err = o.settle(ctx, set.survey)
-	return more || set.full, err
+	// A partition that was lost may be free: look at once.
+	return more || set.full || o.surveyed.IsZero(), err
 }
 
 // settle moves towards the relay's fair share of the partitions: it gives back

@@ -107,6 +107,7 @@ func Run(ctx context.Context, cfg Config) error {
 			dispatchKnown: func(ctx context.Context, id string) (bool, error) { return dispatchKnown(ctx, pool, id) },
 		})
 		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))
+		journalpb.RegisterJournalAdminServiceServer(srv.GRPC(), journal.NewAdmin(book, pager))
 		journalpb.RegisterRequestServiceServer(srv.GRPC(), journal.NewRequestServer(book, nil))
 		srv.AddCheck("postgres", pool.Ping)
 		addr, err := srv.Listen()

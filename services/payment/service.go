@@ -104,6 +104,7 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go("recover", payments.recover)
 		paymentpb.RegisterPaymentServiceServer(srv.GRPC(), payments)
 		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))
+		journalpb.RegisterJournalAdminServiceServer(srv.GRPC(), journal.NewAdmin(book, pager))
 		journalpb.RegisterRequestServiceServer(srv.GRPC(), journal.NewRequestServer(book, payments.undecided))
 		srv.AddCheck("postgres", pool.Ping)
 		addr, err := srv.Listen()

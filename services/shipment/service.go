@@ -97,6 +97,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		shipmentpb.RegisterShipmentServiceServer(srv.GRPC(), &server{journal: book, pager: pager})
 		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))
+		journalpb.RegisterJournalAdminServiceServer(srv.GRPC(), journal.NewAdmin(book, pager))
 		journalpb.RegisterRequestServiceServer(srv.GRPC(), journal.NewRequestServer(book, nil))
 		srv.AddCheck("postgres", pool.Ping)
 		addr, err := srv.Listen()
