@@ -20,7 +20,7 @@ import (
 	shipmentpb "github.com/tidemark-dev/tidemark/proto/shipment/v1"
 )
 
-func start(t testing.TB) *grpc.ClientConn {
+func start(t testing.TB, tweaks ...func(*Config)) *grpc.ClientConn {
 	t.Helper()
 	cfg, err := lifecycle.Defaults[Config]()
 	if err != nil {
@@ -30,6 +30,9 @@ func start(t testing.TB) *grpc.ClientConn {
 	cfg.Kafka.Brokers, cfg.Kafka.RegistryURL = testkit.Broker(t).Addr(), ""
 	cfg.RPC.Addr, cfg.RPC.HTTPAddr = "127.0.0.1:0", ""
 	ready, done := make(chan string, 1), make(chan error, 1)
+	for _, tweak := range tweaks {
+		tweak(&cfg)
+	}
 	cfg.Ready = func(addr string) { ready <- addr }
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { done <- Run(ctx, cfg) }()

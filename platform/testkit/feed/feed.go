@@ -63,6 +63,14 @@ func (f *Feed) Publish(facts ...event.Fact) {
 	f.produce(records)
 }
 
+// PublishBytes puts a fact on its topic whose content is given as bare Avro and
+// may be of a schema that this program does not know; the envelope names it, and
+// id is the registry's.
+func (f *Feed) PublishBytes(e event.Envelope, id int, bare []byte) {
+	f.t.Helper()
+	f.produce([]*kgo.Record{record(kafka.EventsTopic(e.Source), event.PartitionOf(e.Key, f.partitions), e.Headers(), []byte(e.Key), avro.Frame(id, bare))})
+}
+
 // Totals writes a control record with the given as_of into every partition of
 // a source's topic.
 func (f *Feed) Totals(source string, asOf time.Time) {
