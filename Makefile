@@ -108,6 +108,11 @@ bench-freshness: ## How long after it was placed is an order visible? 3,000 orde
 	@go build -o bin/tidemark ./cmd/tidemark
 	./bin/tidemark bench freshness $(ARGS)
 
+.PHONY: bench-completeness
+bench-completeness: ## Which share of answers is proven complete and at most 2 s old at 500 commits/s?
+	@go build -o bin/tidemark ./cmd/tidemark
+	./bin/tidemark bench completeness $(ARGS)
+
 .PHONY: size
 size: ## Print the budgets of the house style: packages, interfaces, file sizes, tests, documented names.
 	@go run tools/size/*.go $(MODULES)

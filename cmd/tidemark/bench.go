@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime/pprof"
 	"text/tabwriter"
+	"time"
 
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/bench"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
@@ -14,7 +15,24 @@ import (
 
 // benchCmd measures a fleet that it starts itself.
 type benchCmd struct {
-	Freshness benchFreshnessCmd `cmd:"" help:"How long after it was placed is an order visible in the timeline?"`
+	Freshness    benchFreshnessCmd    `cmd:"" help:"How long after it was placed is an order visible in the timeline?"`
+	Completeness benchCompletenessCmd `cmd:"" help:"Which share of answers is proven complete and fresh under a steady load?"`
+}
+
+// benchDir makes a data directory that the database's user can reach.
+func benchDir() (dir string, remove func() error, err error) {
+	made, err := os.MkdirTemp("", "tidemark-bench-")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() error { return os.RemoveAll(made) }
+	if err := os.Chmod(made, 0o755); err != nil {
+		return "", nil, errors.Join(err, remove())
+	}
+	if dir, err = postgres.ReachableDir(made); err != nil {
+		return "", nil, errors.Join(err, remove())
+	}
+	return dir, remove, nil
 }
 
 type benchFreshnessCmd struct {
@@ -31,17 +49,11 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 	if c.Rate <= 0 || c.Orders < 1 || c.Warmup < 0 {
 		return usage("--rate and --orders must be positive, --warmup not negative")
 	}
-	dir, err := os.MkdirTemp("", "tidemark-bench-")
+	dir, remove, err := benchDir()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := os.Chmod(dir, 0o755); err != nil { // the database runs as another user
-		return err
-	}
-	if dir, err = postgres.ReachableDir(dir); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	fmt.Fprintln(a.err, "starting a fleet of its own …")
 	if c.CPUProfile != "" {
 		file, err := os.Create(c.CPUProfile)
@@ -79,6 +91,45 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 			return err
 		}
 		fmt.Fprintln(a.out)
+	}
+	encoder := json.NewEncoder(a.out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(result)
+}
+
+type benchCompletenessCmd struct {
+	Rate     float64       `help:"Commands per second, open loop, one fact each." default:"500"`
+	Duration time.Duration `help:"How long to measure." default:"60s"`
+	Queries  float64       `help:"Queries per second meanwhile." default:"50"`
+	Fresh    time.Duration `help:"Up to this age of as_of an answer counts as fresh." default:"2s"`
+}
+
+func (c *benchCompletenessCmd) Run(a *app) (err error) {
+	if c.Rate <= 0 || c.Queries <= 0 || c.Duration <= 0 || c.Fresh <= 0 {
+		return usage("--rate, --duration, --queries and --fresh must be positive")
+	}
+	dir, remove, err := benchDir()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	fmt.Fprintln(a.err, "starting a fleet of its own …")
+	result, err := bench.RunCompleteness(a.ctx, bench.CompletenessOptions{
+		Dir: dir, Rate: c.Rate, Duration: c.Duration, Queries: c.Queries, Fresh: c.Fresh,
+		Progress: func(over, whole time.Duration) {
+			fmt.Fprintf(a.err, "\r%s of %s", over.Round(time.Second), whole)
+		},
+	})
+	fmt.Fprintln(a.err)
+	if err != nil {
+		return err
+	}
+	if !a.json() {
+		fmt.Fprintf(a.out, "%s, %d cores, %s, %s, broker %s, Postgres with fsync\n",
+			result.Machine.CPU, result.Machine.Cores, result.Machine.OS, result.Machine.Go, result.Machine.Broker)
+		fmt.Fprintf(a.out, "%.0f commits/s (wanted %.0f/s), open loop, %d turned away\n", result.Reached, result.Wanted, result.TurnedAway)
+		fmt.Fprintf(a.out, "%d of %d answers (%.2f %%) proven complete by all sources, as_of at most %s old; age of as_of p50 %.0f ms, p99 %.0f ms; %d sources violated\n\n",
+			result.Good, result.Answers, 100*result.Share, c.Fresh, result.AsOf.P50, result.AsOf.P99, result.Violated)
 	}
 	encoder := json.NewEncoder(a.out)
 	encoder.SetIndent("", "  ")
