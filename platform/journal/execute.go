@@ -129,8 +129,7 @@ const (
 	selectAnswer  = `SELECT method, fingerprint, response FROM idempotency WHERE request_id = $1`
 	updateAnswer  = `UPDATE idempotency SET response = $2 WHERE request_id = $1`
 	forgetRequest = `DELETE FROM idempotency WHERE request_id = $1`
-	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1),
-		(SELECT reason FROM source_stop WHERE state = 'WENT_BACK')`
+	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1), (SELECT reason FROM source_stop WHERE state = 'WENT_BACK')`
 	insertFacts = `
 		WITH appended AS (
 			INSERT INTO journal (sequence, partition, aggregate_type, aggregate_id, version, epoch, event_id, name, schema_version,

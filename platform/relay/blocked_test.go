@@ -19,11 +19,12 @@ import (
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
-// block commits two events of an order of which the first cannot be sent.
+// block commits two events of an order of which the first cannot be sent. No
+// relay may run yet.
 func (f *fixture) block(id string) {
 	f.Helper()
 	f.state(id, 1)
-	f.exec(`UPDATE journal SET name = 'NoSuchFact' WHERE aggregate_id = $1`, id)
+	f.exec(`UPDATE journal SET name = 'NoSuchFact' WHERE aggregate_id = $1 AND sequence IN (SELECT sequence FROM outbox)`, id)
 	f.state(id, 1)
 }
 
@@ -87,9 +88,11 @@ func TestAMendedRowIsSentItself(t *testing.T) {
 func TestAReleasedRowBecomesAVoidFact(t *testing.T) {
 	f := setup(t)
 	f.state("bad", 1)
-	f.start(f.relay())
+	stop := f.start(f.relay())
 	f.drained()
+	stop()
 	f.block("bad")
+	f.start(f.relay())
 	f.isBlocked("bad", 2)
 	original := f.blocked("bad").GetAggregate()
 	request := &journalpb.ReleaseBlockedRequest{
