@@ -132,6 +132,12 @@ func next(code codes.Code, p problem, requestID string) string {
 		return "leave --request-id out, or repeat the first command unchanged"
 	case "ALREADY_EXISTS":
 		return "choose another id, or look at the existing one with the get command"
+	case "SOURCE_WENT_BACK":
+		return "see why: tidemark source status; then begin a new epoch: tidemark source new-epoch SOURCE --reason …" + again
+	case "TOPIC_REPLACED":
+		return "tidemark source republish SOURCE --reason …"
+	case "OTHER_EVENT_BLOCKED":
+		return "look again: tidemark source blocked show SOURCE AGGREGATE"
 	case "WRITE_LOST_BY_RESTORE":
 		return "the write is gone: its source was restored to an earlier state; look at what stands now and decide again"
 	}

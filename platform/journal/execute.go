@@ -130,7 +130,7 @@ const (
 	updateAnswer  = `UPDATE idempotency SET response = $2 WHERE request_id = $1`
 	forgetRequest = `DELETE FROM idempotency WHERE request_id = $1`
 	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1), (SELECT reason FROM source_stop WHERE state = 'WENT_BACK')`
-	insertFacts = `
+	insertFacts   = `
 		WITH appended AS (
 			INSERT INTO journal (sequence, partition, aggregate_type, aggregate_id, version, epoch, event_id, name, schema_version,
 			                     key, occurred_at, recorded_at, causation_id, correlation_id, traceparent, tracestate, payload)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	journalv1 "github.com/tidemark-dev/tidemark/proto/journal/v1"
 	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
@@ -40,7 +41,9 @@ type Fleet struct {
 	Shipments  shipmentv1.ShipmentServiceClient
 	Timeline   timelinev1.TimelineServiceClient
 	Operations operationsv1.OperationsServiceClient
-	close      []func() error
+	// Sources are the operators' service of each context, by its name.
+	Sources map[string]journalv1.JournalAdminServiceClient
+	close   []func() error
 }
 
 // New makes the typed clients over connections that the caller owns.
@@ -51,6 +54,11 @@ func New(conns Conns) *Fleet {
 		Shipments:  shipmentv1.NewShipmentServiceClient(conns.Shipment),
 		Timeline:   timelinev1.NewTimelineServiceClient(conns.Timeline),
 		Operations: operationsv1.NewOperationsServiceClient(conns.Operations),
+		Sources: map[string]journalv1.JournalAdminServiceClient{
+			"order":    journalv1.NewJournalAdminServiceClient(conns.Order),
+			"payment":  journalv1.NewJournalAdminServiceClient(conns.Payment),
+			"shipment": journalv1.NewJournalAdminServiceClient(conns.Shipment),
+		},
 	}
 }
 
