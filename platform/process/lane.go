@@ -21,7 +21,7 @@ const (
 	maxCooldown = 30 * time.Second
 
 	maxTokens      = 20.0 // retries that may be made at once
-	tokensPerCall  = 0.2  // retries earned by a call that was answered
+	tokensPerCall  = 0.25 // retries earned by a call that was answered
 	tokensPerSpan  = 2.0  // and by a second that passes
 	minBackoff     = 100 * time.Millisecond
 	maxBackoff     = 30 * time.Second
