@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -55,6 +56,11 @@ type Participants struct {
 
 // Manager runs the instances of one process in one database.
 type Manager[S any] struct {
+	// Beside queues statements of the process's own service that must commit with
+	// a changed instance, for instance into a row that its commands lock. It may
+	// note in the state that it did. Set it before the first fact; nil: nothing.
+	Beside func(b *pgx.Batch, id string, state *S)
+
 	definitions map[int]Definition[S]
 	newest      Definition[S]
 	pool        *pgxpool.Pool

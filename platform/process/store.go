@@ -170,6 +170,9 @@ func (w *work[S]) save(b *pgx.Batch) error {
 			return err
 		}
 		due := def.advance(in)
+		if w.m.Beside != nil {
+			w.m.Beside(b, id, &in.state)
+		}
 		to := known
 		if in.isNew {
 			to = fresh

@@ -14,7 +14,7 @@ import (
 
 // State is where an order stands in its own life. A hold is a flag beside it.
 //
-//	           ┌────Amend (all)      ┌────Amend (address, before dispatch)
+//	           ┌────Amend (all)      ┌────Amend (promise; address, before dispatch)
 //	           ▼ │                   ▼ │
 //	Place ──▶ PLACED ──Confirm──▶ CONFIRMED ──Complete──▶ COMPLETED
 //	            │                    │
@@ -84,6 +84,11 @@ type Order struct {
 	Plan           []PlannedPayment
 	CancelReason   string
 	PlacedAt       time.Time
+	// Amendments is how often the order was amended.
+	Amendments int
+	// DispatchKnown: a parcel of the order is known to have left the house. No
+	// event of the order says so; it is read with the order's lock.
+	DispatchKnown bool
 }
 
 // Meta is what every command and event carries: who acted, and when in the
@@ -118,9 +123,6 @@ type (
 		PromisedAt  *time.Time
 		Plan        []PlannedPayment
 		Note        string
-		// DispatchKnown is true once the order service has learned that a
-		// shipment of the order is on its way.
-		DispatchKnown bool
 	}
 	// Hold stops an order from moving on.
 	Hold struct {
@@ -136,6 +138,9 @@ type (
 	Confirm struct {
 		Meta
 		PromisedAt *time.Time
+		// AmendmentsSeen is how many amendments whoever confirms knows of; nil:
+		// they do not care.
+		AmendmentsSeen *int
 	}
 	// Cancel ends an order.
 	Cancel struct {
@@ -195,8 +200,8 @@ func (o *Order) Place(c Place) ([]Event, error) {
 	return []Event{WasPlaced{Place: c, Total: total}}, nil
 }
 
-// Amend decides about a change of a placed order; of a confirmed one only the
-// address may change, and only before a dispatch is known.
+// Amend decides about a change of a placed order. Of a confirmed one only the
+// promise may change, and the address before a dispatch is known.
 func (o *Order) Amend(c Amend) ([]Event, error) {
 	if err := o.in("AmendOrder", Placed, Confirmed); err != nil {
 		return nil, err
@@ -205,10 +210,10 @@ func (o *Order) Amend(c Amend) ([]Event, error) {
 		return nil, fault.Invalid("lines", "nothing to amend: give lines, shipping_fee, address, promised_at or payment_plan")
 	}
 	if o.State == Confirmed {
-		if c.Lines != nil || c.ShippingFee != nil || c.PromisedAt != nil || c.Plan != nil {
-			return nil, fault.RuleViolated(o.stateName(), "AmendOrder", "of a confirmed order only the address may be amended")
+		if c.Lines != nil || c.ShippingFee != nil || c.Plan != nil {
+			return nil, fault.RuleViolated(o.stateName(), "AmendOrder", "of a confirmed order only the address and the promise may be amended")
 		}
-		if c.DispatchKnown {
+		if c.Address != nil && o.DispatchKnown {
 			return nil, fault.RuleViolated(o.stateName(), "AmendOrder", "a shipment of the order is on its way: its address stays")
 		}
 	}
@@ -265,6 +270,9 @@ func (o *Order) Confirm(c Confirm) ([]Event, error) {
 	if o.OnHold {
 		return nil, o.refuse("ConfirmOrder")
 	}
+	if c.AmendmentsSeen != nil && *c.AmendmentsSeen != o.Amendments {
+		return nil, fault.RuleViolated(o.stateName(), "ConfirmOrder", "the order was amended meanwhile")
+	}
 	return []Event{WasConfirmed{c}}, nil
 }
 
@@ -296,6 +304,7 @@ func (o *Order) Apply(e Event) {
 		o.Lines, o.ShippingFee, o.Total = e.Lines, e.ShippingFee, e.Total
 		o.Contact, o.Address, o.PromisedAt, o.Plan, o.PlacedAt = e.Contact, e.Address, e.PromisedAt, e.Plan, e.OccurredAt
 	case WasAmended:
+		o.Amendments++
 		o.Total = e.Total
 		if e.Lines != nil {
 			o.Lines = e.Lines

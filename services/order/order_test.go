@@ -174,9 +174,11 @@ func TestAmend(t *testing.T) {
 		{"another currency", Placed, Amend{ShippingFee: &other}, fault.ReasonInvalidField, 0},
 		{"fee of a confirmed order", Confirmed, Amend{ShippingFee: &fee, Plan: plan}, fault.ReasonRuleViolated, 0},
 		{"address of a confirmed order", Confirmed, Amend{Address: &Address{City: "Bonn"}}, "", 3000},
-		{"address after dispatch", Confirmed, Amend{Address: &Address{City: "Bonn"}, DispatchKnown: true}, fault.ReasonRuleViolated, 0},
+		{"address after dispatch", Confirmed, Amend{Address: &Address{City: "Bonn"}, Note: "dispatched"}, fault.ReasonRuleViolated, 0},
+		{"promise after dispatch", Confirmed, Amend{PromisedAt: &time.Time{}, Note: "dispatched"}, "", 3000},
 	} {
 		o := in(t, tt.state, false)
+		o.DispatchKnown = tt.amend.Note == "dispatched"
 		events, err := o.Amend(tt.amend)
 		if tt.reason != "" {
 			if fault.ReasonOf(err) != tt.reason || err == nil {

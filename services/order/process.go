@@ -1,18 +1,13 @@
 package order
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/process"
-	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
-	shipmentv1 "github.com/tidemark-dev/tidemark/proto/shipment/v1"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
@@ -23,63 +18,127 @@ const fulfilmentName = "fulfilment"
 const defaultWarehouse = "main"
 
 // fulfilment is what the process knows of one order. It has one entry per
-// payment and per shipment, filled from facts alone; what it decided itself is
-// in Taken and Refunds.
+// payment and per shipment, filled from facts; what it decided itself stands
+// beside them. process_next.go says what follows from it.
 //
 //	PLACED ── every planned payment held ──▶ confirm ──▶ CONFIRMED
-//	   │ a payment declined                                 │ plan one shipment per warehouse
+//	   │ a payment declined                                 │ plan parcels for all lines
 //	   ▼                                                    │ dispatched ──▶ collect what it is worth
-//	CANCELLED ──▶ release, give back, cancel shipments      ▼ all delivered, all collected ──▶ complete
+//	CANCELLED ──▶ withdraw, release, give back, recall      ▼ all settled, all collected ──▶ complete
 type fulfilment struct {
 	Order     orderPart               `json:"order"`
 	Payments  map[string]paymentPart  `json:"payments,omitempty"`
 	Shipments map[string]shipmentPart `json:"shipments,omitempty"`
-	// Taken is what the process decided to collect for a shipment, per payment.
+	// Bills is what a shipment is worth; Taken is what the process decided to
+	// collect for it, per payment; Got is what of it was collected, as
+	// "shipment/payment".
+	Bills map[string]int64            `json:"bills,omitempty"`
 	Taken map[string]map[string]int64 `json:"taken,omitempty"`
-	// Refunds is what it decided to give back, per payment.
+	Got   map[string]bool             `json:"got,omitempty"`
+	// Refunds is what it decided to give back, per payment, in all.
 	Refunds map[string]int64 `json:"refunds,omitempty"`
-	// Trouble is what a person should know of.
-	Trouble string `json:"trouble,omitempty"`
+	// Fired are the timers that fired, Refused the steps that were refused and
+	// why, Forced those that a person answers for.
+	Fired   map[string]bool   `json:"fired,omitempty"`
+	Refused map[string]string `json:"refused,omitempty"`
+	Forced  map[string]bool   `json:"forced,omitempty"`
+	// Waived is what a person decided not to collect.
+	Waived int64 `json:"waived,omitempty"`
+	// Marked says that the order's row knows of a dispatch.
+	Marked bool `json:"marked,omitempty"`
 }
 
 type orderPart struct {
 	ID, CustomerID, State string
 	Managed, Held         bool
 	PlanNumber            int // rises with every new payment plan
+	Amendments            int // rises with every amendment
 	Holds                 int // rises with every hold
 	Plan                  []facts.PlannedPayment
 	Lines                 []facts.OrderLine
 	Total, Fee            facts.Money
 	PromisedAt            *time.Time
+	// Asked is the promise before the process moved it, HeldSince when the
+	// present hold began, HeldFor how long the order was held since Asked.
+	Asked     *time.Time    `json:",omitempty"`
+	HeldSince *time.Time    `json:",omitempty"`
+	HeldFor   time.Duration `json:",omitempty"`
 }
 
 type paymentPart struct {
 	State                             string
 	Asked, Captured, Refunded, Voided int64
 	Currency                          string
+	Method                            facts.PaymentMethod `json:",omitempty"`
+	ExpiresAt                         *time.Time          `json:",omitempty"`
+	Step                              string              `json:",omitempty"` // that asked for it
+	Plan                              int                 `json:",omitempty"` // the payment plan it belongs to
+	Again                             bool                `json:",omitempty"` // declined, and may be tried again
+	ByHand                            int64               `json:",omitempty"` // refunded by a person, outside
 }
 
-type shipmentPart struct{ State, Warehouse string }
+// open is what is held and neither collected nor released.
+func (p paymentPart) open() int64 {
+	if p.State != authorized {
+		return 0
+	}
+	return p.Asked - p.Captured - p.Voided
+}
 
-// States the process tells apart.
+type shipmentPart struct {
+	State, Warehouse string
+	Lines            map[string]int32 `json:",omitempty"` // quantity by line; nil: all of the warehouse's
+	Number           int              `json:",omitempty"` // of the process's own, per warehouse; 0: somebody else's, or the first of version 1
+	Arrived          bool             `json:",omitempty"` // the customer had it
+	Fate             string           `json:",omitempty"` // what was decided when it did not arrive
+	Step             string           `json:",omitempty"` // that planned it
+}
+
+// States the process tells apart. Asked and never are its own: a step was
+// issued, and no fact has told of it; it was refused.
 const (
 	placed, confirmed, completed, cancelled = "PLACED", "CONFIRMED", "COMPLETED", "CANCELLED"
 	requested, authorized, declined, voided = "REQUESTED", "AUTHORIZED", "DECLINED", "VOIDED"
 	planned, gone, delivered                = "PLANNED", "GONE", "DELIVERED"
+	lost, returned                          = "LOST", "RETURNED"
+	asked, never                            = "ASKED", "NEVER"
 )
 
-// fulfilmentProcess is the process that makes a MANAGED order move by itself.
-// An EXTERNAL order is only watched.
-func fulfilmentProcess() process.Definition[fulfilment] {
+// Fates of a parcel that did not arrive, or came back.
+const (
+	reship   = "reship"   // its goods are sent again
+	refunded = "refunded" // the customer does not pay for them
+)
+
+// fulfilmentProcess is one version of the process that makes a MANAGED order
+// move by itself. An EXTERNAL order is only watched.
+func fulfilmentProcess(version int) process.Definition[fulfilment] {
+	rules := policies[version]
 	return process.Definition[fulfilment]{
 		Name:    fulfilmentName,
-		Version: 1,
+		Version: version,
 		On:      (*fulfilment).on,
 		Settled: (*fulfilment).settled,
-		Next: func(s *fulfilment) process.Plan {
-			return process.Plan{Commands: s.next(), Attention: s.Trouble, Ended: s.ended()}
-		},
+		Fired:   func(s *fulfilment, timer string) { note(&s.Fired, timer, true) },
+		Next:    func(s *fulfilment) process.Plan { return next(s, rules) },
+		Waits:   func(s *fulfilment) []process.Wait { return waits(s, rules) },
 	}
+}
+
+// fulfilmentVersions are all versions that may have open orders, oldest first.
+func fulfilmentVersions() []process.Definition[fulfilment] {
+	var all []process.Definition[fulfilment]
+	for _, version := range slices.Sorted(maps.Keys(policies)) {
+		all = append(all, fulfilmentProcess(version))
+	}
+	return all
+}
+
+func note[V any](m *map[string]V, key string, value V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[key] = value
 }
 
 func (s *fulfilment) on(f event.Fact) {
@@ -91,48 +150,43 @@ func (s *fulfilment) on(f event.Fact) {
 			PlanNumber: 1, Total: e.Total,
 		}
 		if s.Order.Managed {
-			s.Order.Plan, s.Order.Lines, s.Order.Fee, s.Order.PromisedAt = e.PaymentPlan, e.Lines, e.ShippingFee, e.PromisedAt
+			s.Order.Plan, s.Order.Lines, s.Order.Fee = e.PaymentPlan, e.Lines, e.ShippingFee
+			s.Order.PromisedAt, s.Order.Asked = e.PromisedAt, e.PromisedAt
 		}
 	case *facts.OrderAmended:
-		s.Order.Total = e.Total
-		if e.Lines != nil {
-			s.Order.Lines = e.Lines
-		}
-		if e.ShippingFee != nil {
-			s.Order.Fee = *e.ShippingFee
-		}
-		if e.PromisedAt != nil {
-			s.Order.PromisedAt = e.PromisedAt
-		}
-		if e.PaymentPlan != nil {
-			s.Order.Plan = e.PaymentPlan
-			s.Order.PlanNumber++
-		}
+		s.amended(e)
 	case *facts.OrderHeld:
-		s.Order.Held = true
+		at := f.OccurredAt
+		s.Order.Held, s.Order.HeldSince = true, &at
 		s.Order.Holds++ // what a hold refused is asked again, as another step
 	case *facts.OrderReleased:
-		s.Order.Held = false
+		if s.Order.HeldSince != nil && f.OccurredAt.After(*s.Order.HeldSince) {
+			s.Order.HeldFor += f.OccurredAt.Sub(*s.Order.HeldSince)
+		}
+		s.Order.Held, s.Order.HeldSince = false, nil
 	case *facts.OrderConfirmed:
 		s.Order.State = confirmed
 		if e.PromisedAt != nil {
-			s.Order.PromisedAt = e.PromisedAt
+			s.promised(e.PromisedAt, e.Actor)
 		}
 	case *facts.OrderCancelled:
-		s.Order.State = cancelled
+		s.Order.State, s.Order.Held = cancelled, false
 	case *facts.OrderCompleted:
 		s.Order.State = completed
 
 	case *facts.PaymentRequested:
 		s.payment(e.PaymentID, func(p *paymentPart) {
-			p.State, p.Asked, p.Currency = requested, e.Amount.Amount, e.Amount.Currency
+			p.State, p.Asked, p.Currency, p.Method = requested, e.Amount.Amount, e.Amount.Currency, e.Method
 		})
 	case *facts.PaymentAuthorized:
-		s.payment(e.PaymentID, func(p *paymentPart) { p.State = authorized })
+		s.payment(e.PaymentID, func(p *paymentPart) { p.State, p.ExpiresAt = authorized, e.ExpiresAt })
 	case *facts.PaymentDeclined:
-		s.payment(e.PaymentID, func(p *paymentPart) { p.State = declined })
+		s.payment(e.PaymentID, func(p *paymentPart) { p.State, p.Again = declined, e.Retryable })
 	case *facts.PaymentCaptured:
 		s.payment(e.PaymentID, func(p *paymentPart) { p.Captured = e.TotalCaptured.Amount })
+		if e.ShipmentID != nil {
+			note(&s.Got, *e.ShipmentID+"/"+e.PaymentID, true)
+		}
 	case *facts.PaymentVoided:
 		s.payment(e.PaymentID, func(p *paymentPart) { p.State, p.Voided = voided, p.Voided+e.Amount.Amount })
 	case *facts.PaymentRefunded:
@@ -141,258 +195,107 @@ func (s *fulfilment) on(f event.Fact) {
 		s.payment(e.PaymentID, func(p *paymentPart) { p.Captured = e.CorrectedCaptured.Amount })
 
 	case *facts.ShipmentPlanned:
-		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State, p.Warehouse = planned, e.Warehouse })
+		s.shipment(e.ShipmentID, func(p *shipmentPart) {
+			p.State, p.Warehouse, p.Lines = planned, e.Warehouse, map[string]int32{}
+			for _, l := range e.Lines {
+				p.Lines[l.LineID] += l.Quantity
+			}
+		})
 	case *facts.ShipmentDispatched:
 		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = gone })
 	case *facts.ShipmentDelivered:
-		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = delivered })
+		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State, p.Arrived = delivered, true })
 	case *facts.ShipmentLost:
-		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = gone })
+		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = lost })
 	case *facts.ShipmentReturned:
-		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = gone })
+		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = returned })
 	case *facts.ShipmentCancelled:
 		s.shipment(e.ShipmentID, func(p *shipmentPart) { p.State = cancelled })
 	}
 }
 
-func (s *fulfilment) payment(id string, change func(*paymentPart)) {
-	if s.Payments == nil {
-		s.Payments = map[string]paymentPart{}
+func (s *fulfilment) amended(e *facts.OrderAmended) {
+	s.Order.Amendments++
+	s.Order.Total = e.Total
+	if e.Lines != nil {
+		s.Order.Lines = e.Lines
 	}
+	if e.ShippingFee != nil {
+		s.Order.Fee = *e.ShippingFee
+	}
+	if e.PromisedAt != nil {
+		s.promised(e.PromisedAt, e.Actor)
+	}
+	if e.PaymentPlan != nil {
+		s.Order.Plan = e.PaymentPlan
+		s.Order.PlanNumber++
+	}
+}
+
+// promised takes a new promise. One that somebody else made is where moving it
+// starts from again.
+func (s *fulfilment) promised(at *time.Time, actor string) {
+	s.Order.PromisedAt = at
+	if actor != fulfilmentName {
+		s.Order.Asked, s.Order.HeldFor = at, 0
+	}
+}
+
+func (s *fulfilment) payment(id string, change func(*paymentPart)) {
 	p := s.Payments[id]
 	change(&p)
-	s.Payments[id] = p
+	note(&s.Payments, id, p)
 }
 
 func (s *fulfilment) shipment(id string, change func(*shipmentPart)) {
-	if s.Shipments == nil {
-		s.Shipments = map[string]shipmentPart{}
-	}
 	p := s.Shipments[id]
 	change(&p)
-	s.Shipments[id] = p
+	note(&s.Shipments, id, p)
 }
 
-// settled tells a person only about what no later fact will settle: a refusal
-// while the order is being undone, or of a step that can never be right.
+// settled takes the outcome of a step of which no fact will tell.
 func (s *fulfilment) settled(end process.Settlement) {
-	if s.Order.State == cancelled || strings.HasPrefix(end.Step, "confirm/") || strings.HasPrefix(end.Step, "complete/") {
-		return // overtaken by a cancellation or a hold; their facts say what is left to do
+	kind, rest, _ := strings.Cut(end.Step, "/")
+	if end.Outcome == process.Forced {
+		s.forced(end.Step, kind, rest)
+		return
 	}
-	s.Trouble = fmt.Sprintf("step %s was %s: %s", end.Step, end.Outcome, end.Reason)
-}
-
-// ended reports whether the order is in a final state with nothing left to undo.
-func (s *fulfilment) ended() bool {
-	if s.Order.State != cancelled || !s.Order.Managed {
-		return s.Order.State == completed || s.Order.State == cancelled
+	if end.Outcome == process.Refused {
+		note(&s.Refused, end.Step, end.Reason)
 	}
-	for _, p := range s.Payments {
-		if p.State == requested || p.State == authorized && p.Asked > p.Captured+p.Voided || p.Captured > p.Refunded {
-			return false
-		}
-	}
-	for _, p := range s.Shipments {
-		if p.State == planned {
-			return false
-		}
-	}
-	return true
-}
-
-// next says what ought to have been commanded by now.
-func (s *fulfilment) next() []process.Command {
-	if !s.Order.Managed {
-		return nil
-	}
-	switch s.Order.State {
-	case cancelled:
-		return s.undo()
-	case placed, confirmed:
-		if s.Order.Held {
-			return s.collect() // what left the house is owed, held or not
-		}
-		return s.forward()
-	default:
-		return nil
-	}
-}
-
-// forward authorises the plan in sequence, confirms, plans shipments, collects
-// for what was dispatched, and completes.
-func (s *fulfilment) forward() []process.Command {
-	next := s.releaseOldPlans()
-	for i, pay := range s.Order.Plan {
-		id := s.paymentID(s.Order.PlanNumber, i)
-		p, asked := s.Payments[id]
-		switch {
-		case !asked:
-			return append(next, s.authorize(id, i, pay))
-		case p.State == requested:
-			return next
-		case p.State == declined:
-			return append(next, s.cancel())
-		}
-	}
-	if s.Order.State == placed {
-		return append(next, s.step(fmt.Sprintf("confirm/%d/%d", s.Order.PlanNumber, s.Order.Holds), func(requestID string) proto.Message {
-			return &orderv1.ConfirmOrderRequest{RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID}
-		}))
-	}
-	for _, warehouse := range s.warehouses() {
-		if _, ok := s.Shipments[s.shipmentID(warehouse)]; !ok {
-			next = append(next, s.plan(warehouse))
-		}
-	}
-	next = append(next, s.collect()...)
-	if s.finished() {
-		next = append(next, s.step(fmt.Sprintf("complete/%d", s.Order.Holds), func(requestID string) proto.Message {
-			return &orderv1.CompleteOrderRequest{RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID}
-		}))
-	}
-	return next
-}
-
-// undo releases what is held, gives back what was collected and cancels what
-// has not left.
-func (s *fulfilment) undo() []process.Command {
-	var next []process.Command
-	for _, id := range slices.Sorted(maps.Keys(s.Payments)) {
-		p := s.Payments[id]
-		if p.State == requested || p.State == authorized && p.Asked > p.Captured+p.Voided {
-			next = append(next, s.void(id))
-		}
-		if p.Captured > s.Refunds[id] {
-			if s.Refunds == nil {
-				s.Refunds = map[string]int64{}
-			}
-			amount := p.Captured - s.Refunds[id]
-			s.Refunds[id] = p.Captured
-			next = append(next, s.refund(id, amount, p))
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(s.Shipments)) {
-		if s.Shipments[id].State == planned {
-			next = append(next, s.step("cancel-shipment/"+id, func(requestID string) proto.Message {
-				return &shipmentv1.CancelShipmentRequest{
-					RequestId: requestID, Actor: fulfilmentName, ShipmentId: id, Reason: "order cancelled",
-				}
-			}))
-		}
-	}
-	return next
-}
-
-// releaseOldPlans voids payments of plans that an amendment replaced.
-func (s *fulfilment) releaseOldPlans() []process.Command {
-	var next []process.Command
-	for number := 1; number < s.Order.PlanNumber; number++ {
-		for i := 0; ; i++ {
-			id := s.paymentID(number, i)
-			p, ok := s.Payments[id]
-			if !ok {
-				break
-			}
-			if p.State == requested || p.State == authorized {
-				next = append(next, s.void(id))
+	switch kind {
+	case "authorize":
+		for id, p := range s.Payments {
+			if p.Step == end.Step && p.State == asked {
+				s.payment(id, func(p *paymentPart) { p.State = never })
 			}
 		}
-	}
-	return next
-}
-
-// collect decides, once per shipment that left, what to take from which
-// payment: what the shipment is worth, and the fee with the first one.
-func (s *fulfilment) collect() []process.Command {
-	for _, warehouse := range s.warehouses() {
-		id := s.shipmentID(warehouse)
-		if p, ok := s.Shipments[id]; !ok || p.State != gone && p.State != delivered || s.Taken[id] != nil {
-			continue
+	case "plan":
+		for id, p := range s.Shipments {
+			if p.Step == end.Step && p.State == asked {
+				s.shipment(id, func(p *shipmentPart) { p.State = never })
+			}
 		}
-		worth := s.worth(warehouse)
-		if len(s.Taken) == 0 {
-			worth += s.Order.Fee.Amount
-		}
-		s.take(id, worth)
-	}
-	var next []process.Command
-	for _, shipment := range slices.Sorted(maps.Keys(s.Taken)) {
-		for _, payment := range slices.Sorted(maps.Keys(s.Taken[shipment])) {
-			next = append(next, s.capture(shipment, payment, s.Taken[shipment][payment]))
-		}
-	}
-	return next
-}
-
-// take spreads an amount over the payments of the plan, in their order.
-func (s *fulfilment) take(shipment string, amount int64) {
-	if s.Taken == nil {
-		s.Taken = map[string]map[string]int64{}
-	}
-	s.Taken[shipment] = map[string]int64{}
-	for i := range s.Order.Plan {
-		id := s.paymentID(s.Order.PlanNumber, i)
-		if part := min(amount, s.Payments[id].Asked-s.takenFrom(id)); part > 0 {
-			s.Taken[shipment][id] = part
-			amount -= part
+	case "capture":
+		if shipment, payment, _ := strings.Cut(rest, "/"); end.Outcome == process.Withdrawn {
+			delete(s.Taken[shipment], payment)
 		}
 	}
 }
 
-// takenFrom sums what was decided to be taken from a payment.
-func (s *fulfilment) takenFrom(payment string) int64 {
-	var sum int64
-	for _, parts := range s.Taken {
-		sum += parts[payment]
+// forced goes on as if a step had done what it was to do.
+func (s *fulfilment) forced(step, kind, rest string) {
+	note(&s.Forced, step, true)
+	delete(s.Refused, step)
+	switch id, other, _ := strings.Cut(rest, "/"); kind {
+	case "capture":
+		s.Waived += s.Taken[id][other]
+		delete(s.Taken[id], other)
+	case "refund":
+		s.payment(id, func(p *paymentPart) { p.ByHand = s.Refunds[id] - p.Refunded })
+	case "void":
+		s.payment(id, func(p *paymentPart) { p.State, p.Voided = voided, p.Asked-p.Captured })
+	case "cancel-shipment":
+		s.shipment(id, func(p *shipmentPart) { p.State = cancelled })
 	}
-	return sum
-}
-
-// finished reports whether every shipment arrived and every cent is collected.
-func (s *fulfilment) finished() bool {
-	for _, warehouse := range s.warehouses() {
-		if s.Shipments[s.shipmentID(warehouse)].State != delivered {
-			return false
-		}
-	}
-	var captured int64
-	for i := range s.Order.Plan {
-		captured += s.Payments[s.paymentID(s.Order.PlanNumber, i)].Captured
-	}
-	return captured == s.Order.Total.Amount
-}
-
-// worth is what the lines of one warehouse cost.
-func (s *fulfilment) worth(warehouse string) int64 {
-	var sum int64
-	for _, line := range s.linesOf(warehouse) {
-		sum += int64(line.Quantity) * line.UnitPrice.Amount
-	}
-	return sum
-}
-
-func (s *fulfilment) linesOf(warehouse string) []facts.OrderLine {
-	var lines []facts.OrderLine
-	for _, line := range s.Order.Lines {
-		if warehouseOf(line) == warehouse {
-			lines = append(lines, line)
-		}
-	}
-	return lines
-}
-
-func (s *fulfilment) warehouses() []string {
-	var names []string
-	for _, line := range s.Order.Lines {
-		names = append(names, warehouseOf(line))
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-func warehouseOf(line facts.OrderLine) string {
-	if line.Warehouse == "" {
-		return defaultWarehouse
-	}
-	return line.Warehouse
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -26,53 +29,132 @@ import (
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
-// paymentID names the payment for one entry of one payment plan, for ever.
-func (s *fulfilment) paymentID(plan, entry int) string {
-	return process.ID(fulfilmentName, s.Order.ID, "payment", strconv.Itoa(plan), strconv.Itoa(entry))
+// paymentID names the payment for one entry of one payment plan, for ever; from
+// round 1 on those that are asked for anew.
+func (s *fulfilment) paymentID(plan, entry, round int) string {
+	parts := []string{fulfilmentName, s.Order.ID, "payment", strconv.Itoa(plan), strconv.Itoa(entry)}
+	if round > 0 {
+		parts = append(parts, strconv.Itoa(round))
+	}
+	return process.ID(parts...)
 }
 
-// shipmentID names the shipment of one warehouse, for ever.
-func (s *fulfilment) shipmentID(warehouse string) string {
-	return process.ID(fulfilmentName, s.Order.ID, "shipment", warehouse)
+// shipmentID names the n-th parcel of one warehouse, for ever.
+func (s *fulfilment) shipmentID(warehouse string, number int) string {
+	parts := []string{fulfilmentName, s.Order.ID, "shipment", warehouse}
+	if number > 1 {
+		parts = append(parts, strconv.Itoa(number))
+	}
+	return process.ID(parts...)
 }
+
+// Steps whose names are needed before, or after, they are issued.
+func authorizeStep(plan, entry, round int) string {
+	if round > 0 {
+		return fmt.Sprintf("authorize/%d/%d/%d", plan, entry, round)
+	}
+	return fmt.Sprintf("authorize/%d/%d", plan, entry)
+}
+
+func planStep(warehouse string, number int) string {
+	if number > 1 {
+		return fmt.Sprintf("plan/%s/%d", warehouse, number)
+	}
+	return "plan/" + warehouse
+}
+
+func captureStep(shipment, payment string) string { return "capture/" + shipment + "/" + payment }
 
 // step makes a command whose request carries the step's request id.
 func (s *fulfilment) step(name string, request func(requestID string) proto.Message) process.Command {
 	return process.Command{Step: name, Request: request(process.RequestID(fulfilmentName, s.Order.ID, name))}
 }
 
-func (s *fulfilment) authorize(id string, entry int, pay facts.PlannedPayment) process.Command {
-	return s.step(fmt.Sprintf("authorize/%d/%d", s.Order.PlanNumber, entry), func(requestID string) proto.Message {
+func (s *fulfilment) authorize(id string, pay facts.PlannedPayment, part paymentPart) process.Command {
+	return s.step(part.Step, func(requestID string) proto.Message {
 		return &paymentv1.AuthorizePaymentRequest{
 			RequestId: requestID, Actor: fulfilmentName, PaymentId: id,
 			OrderId: s.Order.ID, CustomerId: s.Order.CustomerID,
 			Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED,
 			Method:     commercev1.PaymentMethod(commercev1.PaymentMethod_value["PAYMENT_METHOD_"+string(pay.Method)]),
-			Amount:     money(pay.Amount), Reference: pay.Reference,
+			Amount:     &commercev1.Money{Amount: part.Asked, Currency: pay.Amount.Currency}, Reference: pay.Reference,
 		}
 	})
 }
 
-func (s *fulfilment) cancel() process.Command {
+// confirm accepts the order as the process knows it: one amendment more, and the
+// order refuses.
+func (p *planner) confirm() process.Command {
+	number := p.Order.PlanNumber
+	if p.guardAmendments {
+		number = p.Order.Amendments + 1
+	}
+	return p.step(fmt.Sprintf("confirm/%d/%d", number, p.Order.Holds), func(requestID string) proto.Message {
+		request := &orderv1.ConfirmOrderRequest{RequestId: requestID, Actor: fulfilmentName, OrderId: p.Order.ID}
+		if p.guardAmendments {
+			seen := int32(p.Order.Amendments)
+			request.AmendmentsSeen = &seen
+		}
+		if at := p.promise(); at != nil && p.Order.PromisedAt != nil && at.After(*p.Order.PromisedAt) {
+			request.PromisedAt = timestamppb.New(*at)
+		}
+		return request
+	})
+}
+
+// promise is when the goods can be expected, by what was asked for and what we
+// were the cause of since; nil if nothing was promised, or little changes.
+func (p *planner) promise() *time.Time {
+	if p.Order.Asked == nil || p.promiseMoves == 0 {
+		return nil
+	}
+	later := p.Order.HeldFor.Truncate(time.Minute)
+	for _, part := range p.Shipments {
+		if part.Fate == reship {
+			later += p.reshipTakes
+		}
+	}
+	if later < p.promiseMoves {
+		return nil
+	}
+	at := p.Order.Asked.Add(later)
+	return &at
+}
+
+func (s *fulfilment) amendPromise(at time.Time) process.Command {
+	return s.step(fmt.Sprintf("promise/%d", at.Unix()), func(requestID string) proto.Message {
+		return &orderv1.AmendOrderRequest{
+			RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID, PromisedAt: timestamppb.New(at), Note: "held, or sent again",
+		}
+	})
+}
+
+func (s *fulfilment) cancel(reason string) process.Command {
 	return s.step("cancel", func(requestID string) proto.Message {
 		return &orderv1.CancelOrderRequest{
 			RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID,
-			Reason: orderv1.CancelReason_CANCEL_REASON_PAYMENT_DECLINED,
+			Reason: orderv1.CancelReason(orderv1.CancelReason_value["CANCEL_REASON_"+reason]),
 		}
 	})
 }
 
-func (s *fulfilment) plan(warehouse string) process.Command {
-	return s.step("plan/"+warehouse, func(requestID string) proto.Message {
+func (s *fulfilment) completeOrder() process.Command {
+	return s.step(fmt.Sprintf("complete/%d", s.Order.Holds), func(requestID string) proto.Message {
+		return &orderv1.CompleteOrderRequest{RequestId: requestID, Actor: fulfilmentName, OrderId: s.Order.ID}
+	})
+}
+
+func (s *fulfilment) plan(id string, part shipmentPart) process.Command {
+	return s.step(part.Step, func(requestID string) proto.Message {
 		request := &shipmentv1.PlanShipmentRequest{
-			RequestId: requestID, Actor: fulfilmentName, ShipmentId: s.shipmentID(warehouse),
+			RequestId: requestID, Actor: fulfilmentName, ShipmentId: id,
 			OrderId: s.Order.ID, CustomerId: s.Order.CustomerID,
-			Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED, Warehouse: warehouse,
+			Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED, Warehouse: part.Warehouse,
 		}
-		for _, line := range s.linesOf(warehouse) {
-			request.Lines = append(request.Lines, &shipmentv1.ShipmentLine{
-				LineId: line.LineID, Sku: line.SKU, Quantity: line.Quantity,
-			})
+		for _, line := range s.linesOf(part.Warehouse) {
+			if n := part.Lines[line.LineID]; n > 0 {
+				request.Lines = append(request.Lines, &shipmentv1.ShipmentLine{LineId: line.LineID, Sku: line.SKU, Quantity: n})
+			}
 		}
 		if s.Order.PromisedAt != nil {
 			request.PromisedAt = timestamppb.New(*s.Order.PromisedAt)
@@ -81,8 +163,14 @@ func (s *fulfilment) plan(warehouse string) process.Command {
 	})
 }
 
+func (s *fulfilment) cancelShipment(id string) process.Command {
+	return s.step("cancel-shipment/"+id, func(requestID string) proto.Message {
+		return &shipmentv1.CancelShipmentRequest{RequestId: requestID, Actor: fulfilmentName, ShipmentId: id, Reason: "not needed any more"}
+	})
+}
+
 func (s *fulfilment) capture(shipment, payment string, amount int64) process.Command {
-	return s.step("capture/"+shipment+"/"+payment, func(requestID string) proto.Message {
+	return s.step(captureStep(shipment, payment), func(requestID string) proto.Message {
 		return &paymentv1.CapturePaymentRequest{
 			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment, ShipmentId: shipment,
 			Amount: &commercev1.Money{Amount: amount, Currency: s.Payments[payment].Currency},
@@ -93,22 +181,45 @@ func (s *fulfilment) capture(shipment, payment string, amount int64) process.Com
 func (s *fulfilment) void(payment string) process.Command {
 	return s.step("void/"+payment, func(requestID string) proto.Message {
 		return &paymentv1.VoidPaymentRequest{
-			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment, Reason: "order cancelled or amended",
+			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment, Reason: "not needed any more",
 		}
 	})
 }
 
-func (s *fulfilment) refund(payment string, amount int64, p paymentPart) process.Command {
-	return s.step(fmt.Sprintf("refund/%s/%d", payment, p.Captured), func(requestID string) proto.Message {
+// refund gives back so much more that the payment gave back total in all.
+func (s *fulfilment) refund(payment string, amount, total int64, p paymentPart) process.Command {
+	return s.step(fmt.Sprintf("refund/%s/%d", payment, total), func(requestID string) proto.Message {
 		return &paymentv1.RefundPaymentRequest{
 			RequestId: requestID, Actor: fulfilmentName, PaymentId: payment,
-			Amount: &commercev1.Money{Amount: amount, Currency: p.Currency}, Reason: "order cancelled",
+			Amount: &commercev1.Money{Amount: amount, Currency: p.Currency}, Reason: "not owed",
 		}
 	})
 }
 
-func money(m facts.Money) *commercev1.Money {
-	return &commercev1.Money{Amount: m.Amount, Currency: m.Currency}
+func (s *fulfilment) linesOf(warehouse string) []facts.OrderLine {
+	var lines []facts.OrderLine
+	for _, line := range s.Order.Lines {
+		if warehouseOf(line) == warehouse {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func (s *fulfilment) warehouses() []string {
+	var names []string
+	for _, line := range s.Order.Lines {
+		names = append(names, warehouseOf(line))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func warehouseOf(line facts.OrderLine) string {
+	if line.Warehouse == "" {
+		return defaultWarehouse
+	}
+	return line.Warehouse
 }
 
 // ProcessConfig says where the process finds the services it commands.
@@ -118,19 +229,15 @@ type ProcessConfig struct {
 	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
 }
 
-// dispatchKnown reports whether the process knows of a shipment of the order
-// that left the house.
-func dispatchKnown(ctx context.Context, pool *pgxpool.Pool, orderID string) (bool, error) {
-	var known bool
-	err := pool.QueryRow(ctx, `
-		SELECT EXISTS (
-			SELECT FROM process_instance, jsonb_each(state->'shipments') AS s
-			WHERE process = $1 AND id = $2 AND s.value->>'State' = ANY ($3))`,
-		fulfilmentName, orderID, []string{gone, delivered}).Scan(&known)
-	if err != nil {
-		return false, fmt.Errorf("look for dispatched shipments: %w", err)
+// markDispatched tells the order's row, in the transaction that learns of it,
+// that a parcel left: it waits for a command that holds the row, and the next
+// command sees it.
+func markDispatched(b *pgx.Batch, id string, s *fulfilment) {
+	if s.Marked || !s.dispatched() {
+		return
 	}
-	return known, nil
+	s.Marked = true
+	b.Queue(`UPDATE orders SET dispatched = true WHERE id = $1`, id)
 }
 
 // startFulfilment adds the process to the service: a consumer of all three
@@ -157,10 +264,11 @@ func startFulfilment(ctx context.Context, g *lifecycle.Group, cfg Config, self s
 	}
 	manager, err := process.NewManager(pool, process.Participants{
 		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve,
-	}, log, fulfilmentProcess())
+	}, log, fulfilmentVersions()...)
 	if err != nil {
 		return err
 	}
+	manager.Beside = markDispatched
 	facts, err := consumer.New(consumer.Config{
 		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName,
 		Topics:    []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},

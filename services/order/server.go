@@ -21,8 +21,6 @@ type server struct {
 	orderpb.UnimplementedOrderServiceServer
 	journal *journal.Journal
 	pager   *rpc.Pager
-	// dispatchKnown says whether a shipment of the order is known to be on its way.
-	dispatchKnown func(context.Context, string) (bool, error)
 }
 
 // command lets one command take effect. Decide gets the order and what every
@@ -69,9 +67,6 @@ func (s *server) AmendOrder(ctx context.Context, r *orderpb.AmendOrderRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if amend.DispatchKnown, err = s.dispatchKnown(ctx, r.GetOrderId()); err != nil {
-		return nil, journal.Explain(err)
-	}
 	return command(ctx, s, "AmendOrder", r.GetOrderId(), r,
 		func(o *Order, m Meta) ([]Event, error) { amend.Meta = m; return o.Amend(amend) },
 		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.AmendOrderResponse {
@@ -103,7 +98,12 @@ func (s *server) ReleaseOrder(ctx context.Context, r *orderpb.ReleaseOrderReques
 func (s *server) ConfirmOrder(ctx context.Context, r *orderpb.ConfirmOrderRequest) (*orderpb.ConfirmOrderResponse, error) {
 	return command(ctx, s, "ConfirmOrder", r.GetOrderId(), r,
 		func(o *Order, m Meta) ([]Event, error) {
-			return o.Confirm(Confirm{Meta: m, PromisedAt: timeIn(r.GetPromisedAt())})
+			confirm := Confirm{Meta: m, PromisedAt: timeIn(r.GetPromisedAt())}
+			if r.AmendmentsSeen != nil {
+				seen := int(r.GetAmendmentsSeen())
+				confirm.AmendmentsSeen = &seen
+			}
+			return o.Confirm(confirm)
 		},
 		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.ConfirmOrderResponse {
 			return &orderpb.ConfirmOrderResponse{Order: o, Token: t}

@@ -102,10 +102,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		orderpb.RegisterOrderServiceServer(srv.GRPC(), &server{
-			journal: book, pager: pager,
-			dispatchKnown: func(ctx context.Context, id string) (bool, error) { return dispatchKnown(ctx, pool, id) },
-		})
+		orderpb.RegisterOrderServiceServer(srv.GRPC(), &server{journal: book, pager: pager})
 		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))
 		journalpb.RegisterJournalAdminServiceServer(srv.GRPC(), journal.NewAdmin(book, pager))
 		journalpb.RegisterRequestServiceServer(srv.GRPC(), journal.NewRequestServer(book, nil))

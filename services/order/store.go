@@ -18,12 +18,13 @@ import (
 var migrations embed.FS
 
 // table says how orders are stored: the state as JSON, beside it the columns
-// that lists need.
+// that lists need, and what the process learned that commands must respect. It is
+// a column of the same row, so that a command that waited for the lock sees it.
 var table = journal.Table[Order]{
 	Type: "order",
 	New:  func(id string) *Order { return &Order{ID: id} },
 	Key:  func(o *Order) string { return o.ID },
-	Lock: `SELECT version, epoch, event_id, recorded_at, state FROM orders WHERE id = $1 FOR UPDATE`,
+	Lock: `SELECT version, epoch, event_id, recorded_at, state || jsonb_build_object('DispatchKnown', dispatched) FROM orders WHERE id = $1 FOR UPDATE`,
 	Save: func(batch *pgx.Batch, o *Order, h journal.Head, isNew bool) {
 		if isNew {
 			batch.Queue(`

@@ -1549,9 +1549,12 @@ type ConfirmOrderRequest struct {
 	// Id of the order.
 	OrderId string `protobuf:"bytes,5,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
 	// Date promised on confirmation; absent: unchanged.
-	PromisedAt    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=promised_at,json=promisedAt,proto3" json:"promised_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PromisedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=promised_at,json=promisedAt,proto3" json:"promised_at,omitempty"`
+	// How many amendments of the order whoever confirms it knows of; absent: they
+	// do not care. If there were more, FAILED_PRECONDITION, reason RULE_VIOLATED.
+	AmendmentsSeen *int32 `protobuf:"varint,7,opt,name=amendments_seen,json=amendmentsSeen,proto3,oneof" json:"amendments_seen,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ConfirmOrderRequest) Reset() {
@@ -1624,6 +1627,13 @@ func (x *ConfirmOrderRequest) GetPromisedAt() *timestamppb.Timestamp {
 		return x.PromisedAt
 	}
 	return nil
+}
+
+func (x *ConfirmOrderRequest) GetAmendmentsSeen() int32 {
+	if x != nil && x.AmendmentsSeen != nil {
+		return *x.AmendmentsSeen
+	}
+	return 0
 }
 
 // ConfirmOrderResponse is the order after the command.
@@ -2143,7 +2153,7 @@ const file_order_v1_order_service_proto_rawDesc = "" +
 	"\x14ReleaseOrderResponse\x12%\n" +
 	"\x05order\x18\x01 \x01(\v2\x0f.order.v1.OrderR\x05order\x12)\n" +
 	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\x12\x1a\n" +
-	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xf8\x02\n" +
+	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xc3\x03\n" +
 	"\x13ConfirmOrderRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12.\n" +
@@ -2153,7 +2163,9 @@ const file_order_v1_order_service_proto_rawDesc = "" +
 	"\x0etime_estimated\x18\x04 \x01(\bR\rtimeEstimated\x127\n" +
 	"\border_id\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\aorderId\x12S\n" +
 	"\vpromised_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\b\x80\xb2\xf8\x84\x1b2\x06\b\x80\xbb\xfa\xac\x02R\n" +
-	"promisedAt\"\x84\x01\n" +
+	"promisedAt\x125\n" +
+	"\x0famendments_seen\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x00R\x0eamendmentsSeen\x88\x01\x01B\x12\n" +
+	"\x10_amendments_seen\"\x84\x01\n" +
 	"\x14ConfirmOrderResponse\x12%\n" +
 	"\x05order\x18\x01 \x01(\v2\x0f.order.v1.OrderR\x05order\x12)\n" +
 	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\x12\x1a\n" +
@@ -2347,6 +2359,7 @@ func file_order_v1_order_service_proto_init() {
 	if File_order_v1_order_service_proto != nil {
 		return
 	}
+	file_order_v1_order_service_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
