@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math/bits"
 )
 
@@ -41,6 +42,30 @@ func (s Sum) Plus(other Sum) Sum {
 	binary.BigEndian.PutUint64(total[:8], high)
 	binary.BigEndian.PutUint64(total[8:], low)
 	return total
+}
+
+// Minus returns what must be added to other to get s.
+func (s Sum) Minus(other Sum) Sum {
+	low, borrow := bits.Sub64(binary.BigEndian.Uint64(s[8:]), binary.BigEndian.Uint64(other[8:]), 0)
+	high, _ := bits.Sub64(binary.BigEndian.Uint64(s[:8]), binary.BigEndian.Uint64(other[:8]), borrow)
+	var rest Sum
+	binary.BigEndian.PutUint64(rest[:8], high)
+	binary.BigEndian.PutUint64(rest[8:], low)
+	return rest
+}
+
+// MarshalText writes the sum as 32 hex digits.
+func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *Sum) UnmarshalText(text []byte) error {
+	if len(text) != 2*len(s) {
+		return fmt.Errorf("a sum is %d hex digits, not %d bytes", 2*len(s), len(text))
+	}
+	if _, err := hex.Decode(s[:], text); err != nil {
+		return fmt.Errorf("a sum: %w", err)
+	}
+	return nil
 }
 
 // String returns the sum as 32 hex digits.

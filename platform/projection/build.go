@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/tidemark-dev/tidemark/platform/consumer"
 )
 
 // buildPause is how long a generation that is being built waits before it looks
@@ -27,7 +25,7 @@ func (p *Projection[S]) build(ctx context.Context) error {
 	for pause := buildPause; ; pause = min(2*pause, 5*time.Second) {
 		done, err := false, error(nil)
 		if ends == nil {
-			ends, err = consumer.EndOffsets(ctx, p.cfg.Kafka, p.dataTopics())
+			ends, err = p.logEnds(ctx)
 		}
 		if ends != nil {
 			pause = buildPause

@@ -2,11 +2,7 @@ package projection
 
 import (
 	"slices"
-	"strings"
 	"time"
-
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
@@ -136,64 +132,4 @@ func NotFound(message string, f *freshnessv1.Freshness) error {
 		}
 	}
 	return absent(fault.KindNotFound, ReasonNeverExisted, message, freshnessv1.Absence_KIND_NEVER_EXISTED, f)
-}
-
-// freshness writes what every answer says of itself.
-func (p *Projection[S]) freshness(from *reading, got found, order string, met bool) *freshnessv1.Freshness {
-	f := &freshnessv1.Freshness{Generation: from.generation.String(), DemandMet: met}
-	partitions := 1
-	if order == "" {
-		partitions = int(p.cfg.Kafka.PartitionCount())
-	}
-	now := time.Now()
-	for _, source := range p.view.Sources {
-		s := &freshnessv1.SourceFreshness{Source: source, Completeness: freshnessv1.Completeness_COMPLETENESS_UNPROVEN}
-		var asOf time.Time
-		var staleness time.Duration
-		n := 0
-		for _, m := range got.marks {
-			if m.source != source {
-				continue
-			}
-			if n++; n == 1 || m.asOf.Before(asOf) {
-				asOf = m.asOf
-			}
-			staleness = max(staleness, now.Sub(m.asOf), p.seen.note(m.partition, source, m.asOf))
-			s.Epoch = max(s.Epoch, m.epoch)
-		}
-		if n == partitions { // a partition without a mark is fully behind
-			s.AsOf = timestamppb.New(asOf)
-			s.Staleness = durationpb.New(staleness + p.cfg.ClockSkew)
-		}
-		f.Sources = append(f.Sources, s)
-	}
-	if order != "" {
-		entity(f, got.entity)
-	}
-	return f
-}
-
-// entity adds how the answered order stands.
-func entity(f *freshnessv1.Freshness, doc *appliedDoc) {
-	if doc == nil {
-		return
-	}
-	f.EntityStatus = freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
-	for key, record := range doc.Aggregates {
-		typ, id, _ := strings.Cut(key, "/")
-		status := freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
-		switch {
-		case record.Parked == Gap || record.Parked == NewerEpoch:
-			status = freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP
-		case record.Parked != "" || doc.Blocked != "":
-			status = freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED
-		}
-		f.EntityStatus = max(f.EntityStatus, status)
-		f.EntityVersions = append(f.EntityVersions, &freshnessv1.EntityVersion{
-			AggregateType: typ, AggregateId: id, Version: record.Version, Epoch: record.Epoch, Status: status,
-		})
-	}
-	slices.SortFunc(f.EntityVersions, func(a, b *freshnessv1.EntityVersion) int {
-		return strings.Compare(a.GetAggregateType()+"/"+a.GetAggregateId(), b.GetAggregateType()+"/"+b.GetAggregateId())
-	})
 }

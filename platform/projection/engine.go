@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
 // input is one fact on its way into an order, with where it was read.
@@ -11,6 +12,16 @@ type input struct {
 	fact event.Fact
 	ref  Ref
 	err  error // why it cannot be decoded; the envelope was readable
+	// opened is the newest epoch that its source had opened at its place; empty
+	// if it comes from a journal, which holds facts of all epochs.
+	opened string
+	given  *given // takes what was decided; may be nil
+}
+
+// given is what was decided about a fact.
+type given struct {
+	verdict Verdict
+	stood   bool // its aggregate was parked before
 }
 
 // Ref says where a fact can be read again: a place in a topic, or its owner's
@@ -152,21 +163,23 @@ func (e *engine[S]) derive(o *order[S]) []map[string]row {
 // step gives one fact its verdict and acts on it.
 func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 	f := in.fact
+	verdict, stood := Superseded, false
+	defer func() {
+		if out.counts[verdict]++; in.given != nil {
+			*in.given = given{verdict, stood}
+		}
+	}()
+	if f.Epoch < in.opened {
+		return
+	}
 	record, fresh := o.of(f.Aggregate)
 	if fresh {
 		out.members = append(out.members, f.Aggregate)
 		out.dirty = true
 	}
-	verdict := record.judge(f.Envelope)
-	switch verdict {
-	case Duplicate, Superseded:
-		out.counts[verdict]++
+	stood = record.Parked != ""
+	if verdict = record.judge(f.Envelope); verdict == Duplicate || verdict == Superseded {
 		return
-	case Equivocation:
-		if record.Parked != "" {
-			out.counts[verdict]++
-			return
-		}
 	}
 	// A fact that fills the hole a gap waits for goes on; all else waits.
 	waits := record.Parked != "" && !(record.Parked == Gap && (verdict == Apply || verdict == Adopt))
@@ -178,20 +191,10 @@ func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 	case in.err != nil && verdict == Apply:
 		verdict = causeOf(in.err)
 	}
-	out.counts[verdict]++
 	switch verdict {
 	case Apply:
-		if out.before == nil {
-			out.before = e.derive(o)
-		}
-		e.view.Fold(&o.state, f)
-		for i, log := range e.view.Logs {
-			if rows := log.derive(f); len(rows) > 0 {
-				if out.logs == nil {
-					out.logs = make([][]row, len(e.view.Logs))
-				}
-				out.logs[i] = append(out.logs[i], rows...)
-			}
+		if _, void := f.Body.(*control.FactVoided); !void {
+			e.fold(o, f, out)
 		}
 		record.advance(f.Envelope)
 	case Adopt:
@@ -201,6 +204,23 @@ func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 	}
 	out.touched[f.Aggregate.String()] = f.Aggregate
 	out.dirty = true
+}
+
+// fold applies a fact to the state and takes its log entries. What stands in
+// the place of a fact that was given up folds nothing.
+func (e *engine[S]) fold(o *order[S], f event.Fact, out *outcome) {
+	if out.before == nil {
+		out.before = e.derive(o)
+	}
+	e.view.Fold(&o.state, f)
+	for i, log := range e.view.Logs {
+		if rows := log.derive(f); len(rows) > 0 {
+			if out.logs == nil {
+				out.logs = make([][]row, len(e.view.Logs))
+			}
+			out.logs[i] = append(out.logs[i], rows...)
+		}
+	}
 }
 
 func causeOf(err error) Verdict {

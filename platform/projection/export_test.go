@@ -1,6 +1,9 @@
 package projection
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // HealDue tries every gap whose time has come once.
 func (p *Projection[S]) HealDue(ctx context.Context) (int, error) { return p.healDue(ctx) }
@@ -17,3 +20,24 @@ func (p *Projection[S]) Point(ctx context.Context) error {
 // Alone makes the projection believe that it owns every partition, so that a
 // waiting read looks again only when a commit wakes it.
 func (p *Projection[S]) Alone() { p.foreign = func() bool { return false } }
+
+// ProveDue does once what control totals ask for.
+func (p *Projection[S]) ProveDue(ctx context.Context) error {
+	return p.proveDue(ctx, map[jobKey]*patience{})
+}
+
+// Refold rebuilds one order from the journals.
+func (p *Projection[S]) Refold(ctx context.Context, order string) error { return p.refold(ctx, order) }
+
+// At makes the kernel believe a time.
+func (p *Projection[S]) At(now time.Time) { p.clock = func() time.Time { return now } }
+
+// EndsAre says where the logs of one partition number end now, without a broker.
+func (p *Projection[S]) EndsAre(number int32, offsets map[string]int64) {
+	known := map[string]map[int32]int64{}
+	for topic, end := range offsets {
+		known[topic] = map[int32]int64{number: end}
+	}
+	p.logEnds = func(context.Context) (map[string]map[int32]int64, error) { return known, nil }
+	p.ends.note(p.clock(), known)
+}

@@ -111,6 +111,17 @@ CREATE TABLE parked (
 );
 CREATE INDEX parked_aggregate ON parked (aggregate_type, aggregate_id, order_id, version);`
 
+// kernelUpgrade brings generations that older kernels made up to date. It only
+// adds, so those kernels go on working beside this one.
+const kernelUpgrade = `
+DO $$ BEGIN
+	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'position'::regclass AND attname = 'books') THEN
+		RETURN;
+	END IF;
+	ALTER TABLE position ADD COLUMN books jsonb NOT NULL DEFAULT '{}';
+	CREATE INDEX quarantine_heal ON quarantine (next_attempt_at) WHERE verdict IN ('gap', 'newer_epoch', 'equivocation');
+END $$`
+
 // generation is a row of the catalog.
 type generation struct {
 	name    string
@@ -153,6 +164,14 @@ func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S]
 			Scan(&serving.version, &serving.hash, &serving.schema)
 		if err != nil && err != pgx.ErrNoRows {
 			return fmt.Errorf("read the pointer: %w", err)
+		}
+		for _, schema := range []string{own.schema, serving.schema} {
+			if schema == "" {
+				continue
+			}
+			if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+pgx.Identifier{schema}.Sanitize()+"; "+kernelUpgrade); err != nil {
+				return fmt.Errorf("bring the kernel's tables of %s up to date: %w", schema, err)
+			}
 		}
 		return nil
 	})

@@ -103,16 +103,16 @@ var topicIDs = map[string]string{
 	kafka.TopicOrder: "id-order", kafka.TopicPayment: "id-payment", kafka.TopicControl: "id-control",
 }
 
-// ownerJournal is an owner's journal in memory.
+// ownerJournal is the owners' journals in memory.
 type ownerJournal struct {
 	mu    sync.Mutex
-	facts map[event.Aggregate][]event.Fact
+	facts []event.Fact // by sequence
 	err   error
 	calls int
 }
 
 func journalOf(facts ...event.Fact) *ownerJournal {
-	j := &ownerJournal{facts: map[event.Aggregate][]event.Fact{}}
+	j := &ownerJournal{}
 	j.add(facts...)
 	return j
 }
@@ -121,21 +121,68 @@ func (j *ownerJournal) add(facts ...event.Fact) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, f := range facts {
-		j.facts[f.Aggregate] = append(j.facts[f.Aggregate], f)
+		f.Sequence = int64(len(j.facts)) + 1
+		j.facts = append(j.facts, f)
 	}
 }
 
-func (j *ownerJournal) fetch(_ context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error) {
+// restore takes the journal back to an earlier state.
+func (j *ownerJournal) restore(facts ...event.Fact) {
+	j.mu.Lock()
+	j.facts = nil
+	j.mu.Unlock()
+	j.add(facts...)
+}
+
+func (j *ownerJournal) Events(_ context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.calls++
 	var found []event.Fact
-	for _, f := range j.facts[a] {
-		if f.Version >= from && f.Version <= to {
+	for _, f := range j.facts {
+		if f.Aggregate == a && f.Version >= from && f.Version <= to {
 			found = append(found, f)
 		}
 	}
+	slices.SortFunc(found, func(a, b event.Fact) int { return int(a.Version - b.Version) })
 	return found, j.err
+}
+
+// Range serves two facts a page, to be asked for more than one.
+func (j *ownerJournal) Range(_ context.Context, source string, _ int32, from, to int64) ([]event.Fact, int64, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var found []event.Fact
+	for _, f := range j.facts {
+		if f.Source != source || f.Sequence < from || to > 0 && f.Sequence > to {
+			continue
+		}
+		if len(found) == 2 {
+			return found, f.Sequence, j.err
+		}
+		found = append(found, f)
+	}
+	return found, 0, j.err
+}
+
+// Heads serves two heads a page.
+func (j *ownerJournal) Heads(_ context.Context, source string, _ int32, page string) ([]event.Token, string, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	newest := map[string]event.Token{}
+	for _, f := range j.facts {
+		if f.Source == source && f.Aggregate.ID > page && newest[f.Aggregate.ID].Version < f.Version {
+			newest[f.Aggregate.ID] = f.Token()
+		}
+	}
+	var found []event.Token
+	for _, id := range slices.Sorted(maps.Keys(newest)) {
+		if len(found) == 2 {
+			return found, found[1].ID, j.err
+		}
+		found = append(found, newest[id])
+	}
+	return found, "", j.err
 }
 
 // subject is a projection over a database, driven without a broker.
@@ -187,7 +234,7 @@ func fresh(t *testing.T, tweaks ...tweak) *subject {
 }
 
 func withJournal(j *ownerJournal) tweak {
-	return func(c *projection.Config, _ *projection.View[tally]) { c.Journal = j.fetch }
+	return func(c *projection.Config, _ *projection.View[tally]) { c.Journal = j }
 }
 
 func (s *subject) claim() map[string]int64 {

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
 // A gap heals itself: the missing versions, and those that wait behind them,
@@ -31,18 +30,15 @@ type gap struct {
 	order     string
 	partition int32
 	attempts  int
+	verdict   Verdict
 }
 
 const (
-	dueGaps = `SELECT aggregate_type, aggregate_id, order_id, partition, attempts FROM quarantine
-		WHERE verdict = 'gap' AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT $1`
+	dueGaps = `SELECT aggregate_type, aggregate_id, order_id, partition, attempts, verdict FROM quarantine
+		WHERE verdict IN ('gap', 'newer_epoch', 'equivocation') AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT $1`
 	postponeGap = `UPDATE quarantine SET attempts = attempts + 1, next_attempt_at = now() + $4::interval, reason = $5
-		WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3 AND verdict = 'gap'`
-	lastWaiting = `SELECT coalesce(max(version), 0) FROM parked
-		WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3`
-	dropWaiting = `DELETE FROM parked WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3 AND epoch <= $4 AND version <= $5`
-	release     = `DELETE FROM quarantine WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3`
-	oneState    = `SELECT state, applied FROM state WHERE order_id = $1`
+		WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3 AND verdict = $6`
+	oneState = `SELECT applied FROM state WHERE order_id = $1`
 )
 
 // heal works off gaps until the context ends.
@@ -79,7 +75,7 @@ func (p *Projection[S]) healDue(ctx context.Context) (n int, err error) {
 		return 0, fmt.Errorf("list gaps: %w", err)
 	}
 	gaps, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (g gap, err error) {
-		err = r.Scan(&g.aggregate.Type, &g.aggregate.ID, &g.order, &g.partition, &g.attempts)
+		err = r.Scan(&g.aggregate.Type, &g.aggregate.ID, &g.order, &g.partition, &g.attempts, &g.verdict)
 		return g, err
 	})
 	if err != nil {
@@ -91,7 +87,11 @@ func (p *Projection[S]) healDue(ctx context.Context) (n int, err error) {
 		group.Go(func() error {
 			pace := time.NewTimer(healInterval)
 			defer pace.Stop()
-			failed := p.healOne(ctx, g)
+			heal := p.healOne
+			if g.verdict != Gap {
+				heal = p.settle
+			}
+			failed := heal(ctx, g)
 			if failed != nil && ctx.Err() == nil {
 				if err := p.postpone(ctx, g, failed); err != nil {
 					return err
@@ -110,7 +110,7 @@ func (p *Projection[S]) healDue(ctx context.Context) (n int, err error) {
 func (p *Projection[S]) postpone(ctx context.Context, g gap, cause error) error {
 	pause := min(100*time.Millisecond<<min(g.attempts, 16), healMaxPause)
 	_, err := p.pool.Exec(ctx, postponeGap, g.aggregate.Type, g.aggregate.ID, g.order,
-		fmt.Sprintf("%d milliseconds", pause.Milliseconds()), clean(cause.Error()))
+		fmt.Sprintf("%d milliseconds", pause.Milliseconds()), clean(cause.Error()), string(g.verdict))
 	if err != nil {
 		return fmt.Errorf("postpone a gap: %w", err)
 	}
@@ -127,23 +127,29 @@ func (p *Projection[S]) healOne(ctx context.Context, g gap) error {
 		return err
 	}
 	for {
-		facts, err := p.cfg.Journal(ctx, g.aggregate, record.Version+1, record.Version+healPage)
+		facts, err := p.cfg.Journal.Events(ctx, g.aggregate, record.Version+1, record.Version+healPage)
 		if err != nil {
 			return fmt.Errorf("fetch from the owner: %w", err)
 		}
 		if len(facts) == 0 || facts[0].Version != record.Version+1 {
 			return errStillMissing
 		}
-		var d *delta
+		for _, f := range facts {
+			if f.Key != g.order || f.Aggregate != g.aggregate {
+				return errOtherOrder
+			}
+		}
 		before := record.Version
-		err = postgres.InTx(ctx, p.pool, func(tx pgx.Tx) (err error) {
-			d, record, err = p.healTx(ctx, tx, g, facts)
+		err = p.hold(ctx, g.partition, func(h *held[S]) error {
+			_, err := h.feed(ctx, facts)
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("apply what was fetched: %w", asRefusal(err))
+			return fmt.Errorf("apply what was fetched: %w", err)
 		}
-		p.tell(ctx, d)
+		if record, err = p.appliedOf(ctx, g); err != nil {
+			return err
+		}
 		if record.Parked != Gap {
 			return nil
 		}
@@ -153,9 +159,14 @@ func (p *Projection[S]) healOne(ctx context.Context, g gap) error {
 	}
 }
 
+// errOtherOrder says that an owner and a topic disagree about what an aggregate
+// belongs to.
+var errOtherOrder = errors.New("the owner's journal has the aggregate under another order")
+
+// appliedOf reads what is applied of one aggregate.
 func (p *Projection[S]) appliedOf(ctx context.Context, g gap) (applied, error) {
-	var state, text []byte
-	if err := p.pool.QueryRow(ctx, oneState, g.order).Scan(&state, &text); err != nil {
+	var text []byte
+	if err := p.pool.QueryRow(ctx, oneState, g.order).Scan(&text); err != nil {
 		return applied{}, fmt.Errorf("read applied versions: %w", err)
 	}
 	doc, err := openApplied(text)
@@ -168,56 +179,8 @@ func (p *Projection[S]) appliedOf(ctx context.Context, g gap) (applied, error) {
 	return applied{}, nil
 }
 
-// healTx applies fetched facts to one order. It bumps the position's revision,
-// so that an owner of the partition drops the state it has in memory.
-func (p *Projection[S]) healTx(ctx context.Context, tx pgx.Tx, g gap, facts []event.Fact) (*delta, applied, error) {
-	if _, err := scanPosition(tx.QueryRow(ctx, lockPosition, g.partition)); err != nil {
-		return nil, applied{}, err
-	}
-	var bytes encoded
-	if err := tx.QueryRow(ctx, oneState, g.order).Scan(&bytes.state, &bytes.applied); err != nil {
-		return nil, applied{}, fmt.Errorf("load the state: %w", err)
-	}
-	o, err := openOrder[S](g.order, bytes)
-	if err != nil {
-		return nil, applied{}, err
-	}
-	var last int64
-	var inputs []input
-	for _, f := range facts {
-		in := input{fact: f}
-		if f.Key != g.order || f.Aggregate != g.aggregate {
-			in.err = errors.New("the owner's journal has it under another order")
-			in.fact.Key, in.fact.Aggregate = g.order, g.aggregate
-		}
-		inputs = append(inputs, in)
-	}
-	if err := tx.QueryRow(ctx, lastWaiting, g.aggregate.Type, g.aggregate.ID, g.order).Scan(&last); err != nil {
-		return nil, applied{}, fmt.Errorf("look for the last waiting version: %w", err)
-	}
-	d := p.engine.newDelta()
-	out, err := p.engine.run(o, inputs)
-	if err != nil {
-		return nil, applied{}, err
-	}
-	record, _ := o.of(g.aggregate)
-	if record.Parked == Gap && record.Version >= last {
-		record.Parked = ""
-		out.dirty, out.touched[g.aggregate.String()] = true, g.aggregate
-		if out.encoded, err = o.encode(); err != nil {
-			return nil, applied{}, err
-		}
-	}
-	d.merge(o.id, out, o.applied)
-	batch := &pgx.Batch{}
-	d.queue(batch, p.sql, g.partition, p.own.version)
-	batch.Queue(dropWaiting, g.aggregate.Type, g.aggregate.ID, g.order, record.Epoch, record.Version)
-	if record.Parked == "" {
-		batch.Queue(release, g.aggregate.Type, g.aggregate.ID, g.order)
-	}
-	batch.Queue("UPDATE position SET revision = revision + 1 WHERE partition = $1", g.partition)
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, applied{}, fmt.Errorf("write what was healed: %w", err)
-	}
-	return d, *record, nil
+// settle has the owner's journal decide about an aggregate whose versions it
+// and the topic tell differently: after an equivocation, or in a newer epoch.
+func (p *Projection[S]) settle(ctx context.Context, g gap) error {
+	return p.refold(ctx, g.order)
 }

@@ -25,6 +25,7 @@ type item struct {
 	err        error // why the record cannot be applied
 	unreadable bool  // it names no fact: it parks by its place and blocks nobody
 	fresh      bool  // it is not before the stored position
+	given      given // what was decided about the fact
 }
 
 // maxIdentity bounds each part of a fact's identity, in bytes, so that any
@@ -99,7 +100,9 @@ func (p *Projection[S]) readMark(it item, r consumer.Record) item {
 		return it.spoiled(fmt.Errorf("control record: %w", err))
 	}
 	mark := mark{
-		source: c.Source, epoch: c.Epoch, term: c.Term, number: c.Number, asOf: c.AsOf, blocked: c.BlockedCount,
+		source: c.Source, epoch: c.Epoch, first: c.PredecessorEpoch == nil, term: c.Term, number: c.Number, asOf: c.AsOf,
+		totals: totals{c.Count, event.Sum(c.Hash)}, low: c.MinSequence, high: c.MaxSequence,
+		blocked: c.BlockedCount, names: c.Blocked,
 		idle: r.Topic == p.cfg.ControlTopic, topicID: c.DataTopicID, end: c.DataEndOffset,
 	}
 	topic, known := p.topics[mark.source]

@@ -11,9 +11,13 @@ import (
 // at or past end in the data topic with the id topicID.
 type mark struct {
 	source, epoch string
+	first         bool // the epoch has no predecessor
 	term, number  int64
 	asOf          time.Time
-	blocked       int64 // aggregates the relay could not send
+	totals        totals // of all that was marked sent in the epoch
+	low, high     int64  // least and highest sequence marked since the record before
+	blocked       int64  // aggregates the relay could not send
+	names         []string
 	idle          bool
 	topicID       string
 	end           int64
@@ -48,10 +52,24 @@ func (m *sourceMark) take(r mark) bool {
 	return true
 }
 
+// misses reports whether a control record between the newest one taken and r is
+// missing.
+func (m *sourceMark) misses(r mark) bool {
+	last := m.number
+	if m.epoch != r.epoch {
+		last = 0
+	}
+	if r.idle { // repeats the number of the last one in the data topic
+		return r.number > last
+	}
+	return r.number > last+1
+}
+
 // waitingMark is an idle mark whose place in the data topic is not reached.
 type waitingMark struct {
 	mark   mark
-	offset int64 // of the record in the control topic
+	offset int64     // of the record in the control topic
+	since  time.Time // when the first one of that place came
 }
 
 // marks are those of one partition: what was taken, and what waits.
@@ -75,35 +93,26 @@ func (m *marks) clone() *marks {
 	return c
 }
 
-func (m *marks) take(r mark) {
+// take takes a mark if it is newer, and returns the one before it.
+func (m *marks) take(r mark) (before sourceMark, newer bool) {
 	taken := m.taken[r.source]
 	if taken == nil {
 		taken = &sourceMark{}
 		m.taken[r.source] = taken
 	}
-	if taken.take(r) {
+	before = *taken
+	if newer = taken.take(r); newer {
 		m.dirty[r.source] = true
 	}
+	return before, newer
 }
 
-// idle takes a mark of the control topic, now or when reached says so.
-func (m *marks) idle(r mark, offset int64, reached func(mark) bool) {
-	if reached(r) {
-		delete(m.waiting, r.source)
-		m.take(r)
-		return
+// wait keeps an idle mark until its place is reached.
+func (m *marks) wait(r mark, offset int64, now time.Time) {
+	if before, ok := m.waiting[r.source]; ok && before.mark.end == r.end && before.mark.topicID == r.topicID {
+		now = before.since
 	}
-	m.waiting[r.source] = waitingMark{r, offset}
-}
-
-// retry takes waiting marks whose place is reached now.
-func (m *marks) retry(reached func(mark) bool) {
-	for source, w := range m.waiting {
-		if reached(w.mark) {
-			delete(m.waiting, source)
-			m.take(w.mark)
-		}
-	}
+	m.waiting[r.source] = waitingMark{r, offset, now}
 }
 
 // hold returns the offset of the control topic to store: a mark that still

@@ -17,6 +17,7 @@ const scope = "github.com/tidemark-dev/tidemark/platform/projection"
 // metrics are the kernel's own: no convention has names for these.
 type metrics struct {
 	facts      metric.Int64Counter
+	faults     metric.Int64Counter
 	generation attribute.KeyValue
 
 	registration metric.Registration
@@ -35,6 +36,10 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	var err error
 	if m.facts, err = meter.Int64Counter("tidemark.projection.facts", metric.WithUnit("{fact}"),
 		metric.WithDescription("Facts by the verdict they got.")); err != nil {
+		return nil, fmt.Errorf("make a counter: %w", err)
+	}
+	if m.faults, err = meter.Int64Counter("tidemark.projection.faults", metric.WithUnit("{fault}"),
+		metric.WithDescription("Faults that control totals proved, by source and kind.")); err != nil {
 		return nil, fmt.Errorf("make a counter: %w", err)
 	}
 	parked, err := meter.Int64ObservableGauge("tidemark.projection.parked", metric.WithUnit("{aggregate}"),
@@ -80,6 +85,10 @@ func (m *metrics) count(ctx context.Context, counts map[Verdict]int) {
 	for verdict, n := range counts {
 		m.facts.Add(ctx, int64(n), metric.WithAttributes(m.generation, attribute.String("tidemark.verdict", string(verdict))))
 	}
+}
+
+func (m *metrics) fault(ctx context.Context, source string, kind settlement) {
+	m.faults.Add(ctx, 1, metric.WithAttributes(m.generation, attribute.String("tidemark.source", source), attribute.String("tidemark.fault", kind.String())))
 }
 
 // parkedNow counts the aggregates that stand still, by verdict.

@@ -38,10 +38,6 @@ type Codec interface {
 	DecodeControl(headers []event.Header, key, value []byte) (*control.ControlRecord, error)
 }
 
-// Journal fetches facts from their owner, oldest first: versions from to to,
-// both inclusive. It may return fewer.
-type Journal func(ctx context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error)
-
 // Config is what a projection needs besides its view.
 type Config struct {
 	Postgres postgres.Config
@@ -55,7 +51,7 @@ type Config struct {
 	// kafka.TopicControl.
 	ControlTopic string
 	Codec        Codec
-	// Journal heals gaps; nil leaves them parked.
+	// Journal heals what is missing; nil leaves it missing.
 	Journal   Journal
 	Telemetry *telemetry.Telemetry
 	Log       *slog.Logger
@@ -75,6 +71,10 @@ type Projection[S any] struct {
 	waiters *waiters
 	metrics *metrics
 	gaps    chan struct{} // holds one token while there may be gaps to heal
+	work    chan struct{} // holds one token while there may be something to prove
+	ends    *ends
+	clock   func() time.Time
+	logEnds func(context.Context) (map[string]map[int32]int64, error)
 	reads   atomic.Pointer[reading]
 	foreign func() bool // see shared
 
@@ -94,9 +94,13 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 	}
 	p := &Projection[S]{
 		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
-		waiters: newWaiters(), gaps: make(chan struct{}, 1), partitions: map[int32]*partition[S]{},
+		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1),
+		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{},
 	}
 	p.foreign = p.shared
+	p.logEnds = func(ctx context.Context) (map[string]map[int32]int64, error) {
+		return consumer.EndOffsets(ctx, cfg.Kafka, p.dataTopics())
+	}
 	for _, source := range view.Sources {
 		p.topics[source] = kafka.EventsTopic(source)
 	}
@@ -162,6 +166,8 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.consumer.Run(ctx) })
 	group.Go(func() error { return p.heal(ctx) })
+	group.Go(func() error { return p.prove(ctx) })
+	group.Go(func() error { return p.watchEnds(ctx) })
 	group.Go(func() error { return p.build(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("projection %s: %w", p.own, err)
@@ -200,11 +206,10 @@ func (p *Projection[S]) tell(ctx context.Context, d *delta) {
 	p.waiters.tell(d.changes)
 	p.metrics.count(ctx, d.counts)
 	for _, q := range d.quarantined {
-		if q.verdict == Gap {
-			select {
-			case p.gaps <- struct{}{}:
-			default:
-			}
+		if q.verdict == Gap || q.verdict == NewerEpoch || q.verdict == Equivocation {
+			poke(p.gaps)
+		}
+		if q.verdict == Gap || q.verdict == NewerEpoch {
 			continue
 		}
 		p.cfg.Log.Error("a fact was parked", "generation", p.own.String(), "verdict", string(q.verdict),

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -91,9 +92,10 @@ func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptio
 
 const (
 	beginRead = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
-	readMarks = `SELECT partition, source, epoch, as_of FROM source_mark`
-	readOne   = `SELECT applied FROM state WHERE order_id = $1`
-	readMany  = `SELECT m.aggregate_type, m.aggregate_id, s.applied
+	readMarks = `SELECT m.partition, m.source, m.epoch, m.as_of, p.books -> 's' -> m.source
+		FROM source_mark m JOIN position p ON p.partition = m.partition`
+	readOne  = `SELECT applied FROM state WHERE order_id = $1`
+	readMany = `SELECT m.aggregate_type, m.aggregate_id, s.applied
 		FROM unnest($1::text[], $2::text[]) AS u(t, i)
 		JOIN member m ON m.aggregate_type = u.t AND m.aggregate_id = u.i
 		JOIN state s ON s.order_id = m.order_id`
@@ -110,6 +112,7 @@ type markRow struct {
 	partition     int32
 	source, epoch string
 	asOf          time.Time
+	book          book
 }
 
 type tokenRow struct {
@@ -148,7 +151,14 @@ func (p *Projection[S]) partitionOf(order string) int32 {
 func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) {
 	scanMarks := func(rows pgx.Rows) error {
 		var m markRow
-		_, err := pgx.ForEachRow(rows, []any{&m.partition, &m.source, &m.epoch, &m.asOf}, func() error {
+		var text []byte
+		_, err := pgx.ForEachRow(rows, []any{&m.partition, &m.source, &m.epoch, &m.asOf, &text}, func() error {
+			m.book = book{State: unproven, Reason: "not compared yet"}
+			if text != nil {
+				if err := json.Unmarshal(text, &m.book); err != nil {
+					return fmt.Errorf("read what was counted: %w", err)
+				}
+			}
 			f.marks = append(f.marks, m)
 			return nil
 		})
@@ -157,7 +167,7 @@ func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) 
 	if order == "" {
 		b.Queue(readMarks).Query(scanMarks)
 	} else {
-		b.Queue(readMarks+" WHERE partition = $1", partition).Query(scanMarks)
+		b.Queue(readMarks+" WHERE m.partition = $1", partition).Query(scanMarks)
 		b.Queue(readOne, order).Query(func(rows pgx.Rows) error {
 			var text []byte
 			_, err := pgx.ForEachRow(rows, []any{&text}, func() error {

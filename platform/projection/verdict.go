@@ -69,6 +69,15 @@ func (a *applied) holds(version int64, eventID string) (same, known bool) {
 	return bytes.Equal(a.Recent[at:at+fingerprint], fingerprintOf(eventID)), true
 }
 
+// covers reports whether the fact was applied, as far as can be told.
+func (a *applied) covers(f event.Envelope) bool {
+	if a == nil || f.Version > a.Version || f.Epoch > a.Epoch {
+		return false
+	}
+	same, known := a.holds(f.Version, f.ID)
+	return same || !known
+}
+
 // judge compares a fact with what was applied of its aggregate. It does not
 // look at whether the aggregate is parked.
 func (a *applied) judge(f event.Envelope) Verdict {

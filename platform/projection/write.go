@@ -147,7 +147,7 @@ const (
 		SELECT $1::integer, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
 		ON CONFLICT (partition, source) DO UPDATE SET epoch = excluded.epoch, term = excluded.term, number = excluded.number,
 			as_of = excluded.as_of, blocked_count = excluded.blocked_count`
-	movePosition = `UPDATE position SET revision = revision + 1, offsets = $2, updated_at = now() WHERE partition = $1`
+	movePosition = `UPDATE position SET revision = revision + 1, offsets = $2, books = $3, updated_at = now() WHERE partition = $1`
 )
 
 // queue adds everything a delta changes but the position.

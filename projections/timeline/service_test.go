@@ -311,8 +311,8 @@ func TestEveryQueryAnswersWithEverythingElseStopped(t *testing.T) {
 					} else {
 						ages[key] = age
 					}
-					if source.GetCompleteness() != freshnessv1.Completeness_COMPLETENESS_UNPROVEN {
-						t.Errorf("%s claims %v", key, source.GetCompleteness())
+					if source.GetCompleteness() != freshnessv1.Completeness_COMPLETENESS_PROVEN || !source.GetProvenUntil().AsTime().Equal(asOf) {
+						t.Errorf("%s is %v until %v, want proven until %v", key, source.GetCompleteness(), source.GetProvenUntil().AsTime(), asOf)
 					}
 				}
 			}

@@ -30,6 +30,8 @@ type Feed struct {
 	codec      *avro.Codec
 	client     *kgo.Client
 	number     int64
+	sent       map[event.Token]bool
+	totals     map[string][]control.ControlRecord // by source and partition
 }
 
 // New returns a feed that ends with the test.
@@ -44,7 +46,7 @@ func New(t testing.TB, cfg kafka.Config) *Feed {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	return &Feed{t: t, partitions: cfg.PartitionCount(), codec: codec, client: client}
+	return &Feed{t: t, partitions: cfg.PartitionCount(), codec: codec, client: client, sent: map[event.Token]bool{}, totals: map[string][]control.ControlRecord{}}
 }
 
 // Publish puts facts on their topics and returns when all are acknowledged.
@@ -59,6 +61,7 @@ func (f *Feed) Publish(facts ...event.Fact) {
 		id, _ := f.codec.ID(name, version)
 		records = append(records, record(kafka.EventsTopic(fact.Source), event.PartitionOf(fact.Key, f.partitions),
 			fact.Headers(), []byte(fact.Key), avro.Frame(id, bare)))
+		f.count(fact.Envelope)
 	}
 	f.produce(records)
 }
@@ -68,24 +71,48 @@ func (f *Feed) Publish(facts ...event.Fact) {
 // id is the registry's.
 func (f *Feed) PublishBytes(e event.Envelope, id int, bare []byte) {
 	f.t.Helper()
+	f.count(e)
 	f.produce([]*kgo.Record{record(kafka.EventsTopic(e.Source), event.PartitionOf(e.Key, f.partitions), e.Headers(), []byte(e.Key), avro.Frame(id, bare))})
 }
 
-// Totals writes a control record with the given as_of into every partition of
-// a source's topic.
+// count adds a fact to the totals of its source, once.
+func (f *Feed) count(e event.Envelope) {
+	if f.sent[e.Token()] {
+		return
+	}
+	f.sent[e.Token()] = true
+	c := &f.of(e.Source)[event.PartitionOf(e.Key, f.partitions)]
+	c.Epoch = max(c.Epoch, e.Epoch)
+	c.Count++
+	c.Hash = control.Sum(event.Sum(c.Hash).Add(e))
+}
+
+func (f *Feed) of(source string) []control.ControlRecord {
+	if f.totals[source] == nil {
+		f.totals[source] = make([]control.ControlRecord, f.partitions)
+		for p := range f.partitions {
+			f.totals[source][p] = control.ControlRecord{
+				Source: source, Epoch: "20260301T000000.000Z-0000000000000001", Partition: p, Term: 1,
+				Kind: control.ControlKindTotals, DataEndOffset: -1,
+			}
+		}
+	}
+	return f.totals[source]
+}
+
+// Totals writes a control record with the given as_of, and the totals of what
+// was published, into every partition of a source's topic.
 func (f *Feed) Totals(source string, asOf time.Time) {
 	f.t.Helper()
 	f.number++
 	var records []*kgo.Record
-	for p := range f.partitions {
-		headers, key, value, err := f.codec.EncodeControl(&control.ControlRecord{
-			Source: source, Epoch: "20260301T000000.000Z-0000000000000001", Partition: p, Number: f.number, Term: 1,
-			Kind: control.ControlKindTotals, AsOf: asOf, DataEndOffset: -1,
-		})
+	for p, c := range f.of(source) {
+		c.Number, c.AsOf = f.number, asOf
+		headers, key, value, err := f.codec.EncodeControl(&c)
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		records = append(records, record(kafka.EventsTopic(source), p, headers, key, value))
+		records = append(records, record(kafka.EventsTopic(source), int32(p), headers, key, value))
 	}
 	f.produce(records)
 }

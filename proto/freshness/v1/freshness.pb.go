@@ -86,9 +86,9 @@ type Completeness int32
 const (
 	// Never sent.
 	Completeness_COMPLETENESS_UNSPECIFIED Completeness = 0
-	// Control totals of the source were compared and agree up to as_of.
+	// Control totals of the source were compared and agree up to proven_until.
 	Completeness_COMPLETENESS_PROVEN Completeness = 1
-	// Not compared yet.
+	// Not compared yet, or not again since the source or its topic began anew.
 	Completeness_COMPLETENESS_UNPROVEN Completeness = 2
 	// A loss is proven; healing is under way.
 	Completeness_COMPLETENESS_VIOLATED Completeness = 3
@@ -558,12 +558,22 @@ type SourceFreshness struct {
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// Age of as_of plus the configured bound on clock skew. Absent: unknown.
 	Staleness *durationpb.Duration `protobuf:"bytes,3,opt,name=staleness,proto3" json:"staleness,omitempty"`
-	// Whether nothing is lost up to as_of.
+	// Whether nothing is lost up to proven_until.
 	Completeness Completeness `protobuf:"varint,4,opt,name=completeness,proto3,enum=freshness.v1.Completeness" json:"completeness,omitempty"`
 	// Epoch of the source that as_of belongs to.
-	Epoch         string `protobuf:"bytes,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Epoch string `protobuf:"bytes,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Up to when the answer is proven to lack nothing: as_of of the last control
+	// record whose totals agreed. Absent: never yet.
+	ProvenUntil *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=proven_until,json=provenUntil,proto3" json:"proven_until,omitempty"`
+	// Aggregates, as type/id, that the source holds back because an event of them
+	// cannot be sent; as_of and completeness hold except for these. At most 32.
+	Blocked []string `protobuf:"bytes,7,rep,name=blocked,proto3" json:"blocked,omitempty"`
+	// How many the source holds back; more than 32 leave it unproven.
+	BlockedCount int64 `protobuf:"varint,8,opt,name=blocked_count,json=blockedCount,proto3" json:"blocked_count,omitempty"`
+	// Why the source is not proven, for operators; empty if it is.
+	CompletenessReason string `protobuf:"bytes,9,opt,name=completeness_reason,json=completenessReason,proto3" json:"completeness_reason,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SourceFreshness) Reset() {
@@ -627,6 +637,34 @@ func (x *SourceFreshness) GetCompleteness() Completeness {
 func (x *SourceFreshness) GetEpoch() string {
 	if x != nil {
 		return x.Epoch
+	}
+	return ""
+}
+
+func (x *SourceFreshness) GetProvenUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProvenUntil
+	}
+	return nil
+}
+
+func (x *SourceFreshness) GetBlocked() []string {
+	if x != nil {
+		return x.Blocked
+	}
+	return nil
+}
+
+func (x *SourceFreshness) GetBlockedCount() int64 {
+	if x != nil {
+		return x.BlockedCount
+	}
+	return 0
+}
+
+func (x *SourceFreshness) GetCompletenessReason() string {
+	if x != nil {
+		return x.CompletenessReason
 	}
 	return ""
 }
@@ -873,13 +911,17 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"\vwait_budget\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b\x1e2\x00R\n" +
 	"waitBudget\x12F\n" +
 	"\fon_violation\x18\x05 \x01(\x0e2\x19.freshness.v1.OnViolationB\b\xbaH\x05\x82\x01\x02\x10\x01R\vonViolationB\r\n" +
-	"\vconsistency\"\xe9\x01\n" +
+	"\vconsistency\"\x98\x03\n" +
 	"\x0fSourceFreshness\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12/\n" +
 	"\x05as_of\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x127\n" +
 	"\tstaleness\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tstaleness\x12>\n" +
 	"\fcompleteness\x18\x04 \x01(\x0e2\x1a.freshness.v1.CompletenessR\fcompleteness\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\xbd\x01\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\x12=\n" +
+	"\fproven_until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vprovenUntil\x12\x18\n" +
+	"\ablocked\x18\a \x03(\tR\ablocked\x12#\n" +
+	"\rblocked_count\x18\b \x01(\x03R\fblockedCount\x12/\n" +
+	"\x13completeness_reason\x18\t \x01(\tR\x12completenessReason\"\xbd\x01\n" +
 	"\rEntityVersion\x12%\n" +
 	"\x0eaggregate_type\x18\x01 \x01(\tR\raggregateType\x12!\n" +
 	"\faggregate_id\x18\x02 \x01(\tR\vaggregateId\x12\x18\n" +
@@ -961,17 +1003,18 @@ var file_freshness_v1_freshness_proto_depIdxs = []int32{
 	13, // 6: freshness.v1.SourceFreshness.as_of:type_name -> google.protobuf.Timestamp
 	12, // 7: freshness.v1.SourceFreshness.staleness:type_name -> google.protobuf.Duration
 	1,  // 8: freshness.v1.SourceFreshness.completeness:type_name -> freshness.v1.Completeness
-	2,  // 9: freshness.v1.EntityVersion.status:type_name -> freshness.v1.EntityStatus
-	8,  // 10: freshness.v1.Freshness.sources:type_name -> freshness.v1.SourceFreshness
-	9,  // 11: freshness.v1.Freshness.entity_versions:type_name -> freshness.v1.EntityVersion
-	2,  // 12: freshness.v1.Freshness.entity_status:type_name -> freshness.v1.EntityStatus
-	3,  // 13: freshness.v1.Absence.kind:type_name -> freshness.v1.Absence.Kind
-	10, // 14: freshness.v1.Absence.freshness:type_name -> freshness.v1.Freshness
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	13, // 9: freshness.v1.SourceFreshness.proven_until:type_name -> google.protobuf.Timestamp
+	2,  // 10: freshness.v1.EntityVersion.status:type_name -> freshness.v1.EntityStatus
+	8,  // 11: freshness.v1.Freshness.sources:type_name -> freshness.v1.SourceFreshness
+	9,  // 12: freshness.v1.Freshness.entity_versions:type_name -> freshness.v1.EntityVersion
+	2,  // 13: freshness.v1.Freshness.entity_status:type_name -> freshness.v1.EntityStatus
+	3,  // 14: freshness.v1.Absence.kind:type_name -> freshness.v1.Absence.Kind
+	10, // 15: freshness.v1.Absence.freshness:type_name -> freshness.v1.Freshness
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_freshness_v1_freshness_proto_init() }

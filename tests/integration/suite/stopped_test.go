@@ -131,8 +131,8 @@ func checkStale(t *testing.T, name string, before, after *freshnessv1.Freshness,
 		if grown <= 0 || grown > apart+time.Second {
 			t.Errorf("%s: staleness of %s grew by %v within %v", name, b.GetSource(), grown, apart)
 		}
-		if a.GetCompleteness() == freshnessv1.Completeness_COMPLETENESS_PROVEN {
-			t.Errorf("%s: completeness of %s claims to be proven", name, b.GetSource())
+		if !a.GetProvenUntil().AsTime().Equal(b.GetProvenUntil().AsTime()) {
+			t.Errorf("%s: %s was proven until %v, and now until %v", name, b.GetSource(), b.GetProvenUntil(), a.GetProvenUntil())
 		}
 	}
 }

@@ -1,0 +1,242 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// settleTime is how long the copy may have more than its source has marked
+// sent, after the reader passed the end that the log had when that was first
+// seen.
+const settleTime = 30 * time.Second
+
+// surplus is what a partition of a source has more than the source has marked.
+type surplus struct {
+	since  time.Time
+	end    int64     // end of the log when it was first seen; -1 while unknown
+	passed time.Time // when the reader passed it
+}
+
+// finding is what a control record showed, to be told once it is stored.
+type finding struct {
+	source      string
+	result      settlement
+	low, high   int64
+	number      int64
+	task        task
+	count, want int64
+	state, was  completeness
+	opened      string // an epoch that was opened after another one
+}
+
+const (
+	selectParked = `SELECT reference FROM parked WHERE reference = ANY($1::text[])`
+	// dropSuperseded forgets what waits of the epochs before one that was opened.
+	// Its aggregates are compared with the owner's newest events.
+	dropSuperseded = `DELETE FROM parked WHERE partition = $1 AND (aggregate_type = $2 OR topic = $3) AND epoch < $4`
+)
+
+// counts reports whether the fact was applied or adopted now.
+func (g given) counts() bool { return g.verdict == Apply || g.verdict == Adopt }
+
+// waits reports whether the fact was set aside.
+func (g given) waits() bool {
+	return !g.counts() && g.verdict != Duplicate && g.verdict != Superseded && g.verdict != ""
+}
+
+// mayBeCounted reports whether the fact may be one that was set aside before,
+// and was counted then.
+func (g given) mayBeCounted() bool { return g.waits() || g.stood && g.counts() }
+
+// knownParked returns which of the facts wait already. Nearly always there is
+// nothing to ask, and no round trip.
+func knownParked(items []item, partition int32, send func(*pgx.Batch) error) (map[string]bool, error) {
+	var references []string
+	for i := range items {
+		if it := &items[i]; it.fresh && it.kind == itemFact && it.given.mayBeCounted() {
+			references = append(references, it.reference(partition))
+		}
+	}
+	known := map[string]bool{}
+	if len(references) == 0 {
+		return known, nil
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(selectParked, references).Query(func(rows pgx.Rows) error {
+		var reference string
+		_, err := pgx.ForEachRow(rows, []any{&reference}, func() error { known[reference] = true; return nil })
+		return err
+	})
+	if err := send(batch); err != nil {
+		return nil, fmt.Errorf("look for what waits already: %w", err)
+	}
+	return known, nil
+}
+
+func (it *item) reference(partition int32) string {
+	return parkedFact{ref: it.ref, token: it.fact.Token(), order: it.fact.Key}.reference(partition)
+}
+
+// tally counts a fact unless it was counted before: each identity once,
+// whatever its verdict.
+func (b *books) tally(it *item, partition int32, known map[string]bool) bool {
+	g := it.given
+	if g.mayBeCounted() {
+		reference := it.reference(partition)
+		if known[reference] {
+			return false
+		}
+		known[reference] = true
+	} else if !g.counts() {
+		return false
+	}
+	b.count(it.fact.Envelope)
+	return true
+}
+
+// account goes through the batch once more, now that every fact has its
+// verdict: it counts facts, takes control records at their place, and moves the
+// offsets.
+func (b *batchRun[S]) account(items []item, known map[string]bool, d *delta) {
+	now := b.p.clock()
+	for i := range items {
+		it := &items[i]
+		if !it.fresh {
+			continue
+		}
+		b.at.offsets[it.ref.Topic] = it.ref.Offset + 1
+		switch {
+		case it.kind == itemFact:
+			b.at.books.tally(it, b.pt.number, known)
+		case it.kind == itemMark && it.mark.idle:
+			b.marks.wait(it.mark, it.ref.Offset, now)
+		case it.kind == itemMark:
+			b.pass(it.mark, true, now, d)
+		}
+		if len(b.marks.waiting) > 0 {
+			b.retry(now, d)
+		}
+	}
+}
+
+// retry takes idle marks whose place is reached.
+func (b *batchRun[S]) retry(now time.Time, d *delta) {
+	for source, w := range b.marks.waiting {
+		topic := b.p.topics[source]
+		if b.pt.ids[topic] != w.mark.topicID {
+			continue
+		}
+		at, place := b.at.offsets[topic], w.mark.end
+		if end, ok := b.p.ends.after(w.since, topic, b.pt.number); ok && end < place && at == end {
+			place = end // the log ends before: what was behind is lost, and totals tell what
+		}
+		if at >= place {
+			delete(b.marks.waiting, source)
+			b.pass(w.mark, at == place, now, d)
+		} else {
+			b.p.ends.ask()
+		}
+	}
+}
+
+// pass takes a control record. exact says that the reader is at its very place,
+// so that totals can be compared.
+func (b *batchRun[S]) pass(r mark, exact bool, now time.Time, d *delta) {
+	before, newer := b.marks.take(r)
+	if !newer {
+		return // of an older epoch or term, or seen before
+	}
+	book := b.at.books.of(r.source)
+	f := finding{source: r.source, was: book.State, number: r.number, want: r.totals.Count}
+	if r.epoch > book.Epoch && book.open(r.epoch, r.first) {
+		f.opened = r.epoch
+		d.supersede(r.source, b.p.topics[r.source], r.epoch)
+	}
+	book.Names, book.Blocked = r.blocked, r.names
+	hole := before.misses(r)
+	if !exact {
+		book.Hole = book.Hole || hole
+		if f.opened != "" {
+			b.found = append(b.found, f)
+		}
+		return
+	}
+	over := b.surplus[r.source]
+	overdue := !over.passed.IsZero() && now.Sub(over.passed) >= settleTime
+	f.result = book.check(r, hole, overdue)
+	if f.result == more {
+		b.surplus[r.source] = b.overrun(over, r.source, now)
+	} else {
+		delete(b.surplus, r.source)
+	}
+	f.state, f.task, f.low, f.high, f.count = book.State, book.Task, book.Low, book.High, book.Totals[r.epoch].Count
+	b.found = append(b.found, f)
+}
+
+// overrun follows a surplus: the end of the log when it was first seen, and
+// when the reader passed that.
+func (b *batchRun[S]) overrun(over surplus, source string, now time.Time) surplus {
+	topic := b.p.topics[source]
+	if over.since.IsZero() {
+		over = surplus{since: now, end: -1}
+	}
+	if over.end < 0 {
+		end, ok := b.p.ends.after(over.since, topic, b.pt.number)
+		if !ok {
+			b.p.ends.ask()
+			return over
+		}
+		over.end = end
+	}
+	if over.passed.IsZero() && b.at.offsets[topic] >= over.end {
+		over.passed = now
+	}
+	return over
+}
+
+// supersede forgets what waited of the epochs before one that is opened now.
+func (d *delta) supersede(source, topic, epoch string) {
+	kept := d.parked[:0]
+	for _, f := range d.parked {
+		if f.token.Epoch >= epoch || f.token.Type != source && f.ref.Topic != topic {
+			kept = append(kept, f)
+		}
+	}
+	d.parked = kept
+}
+
+// report tells what control records showed.
+func (p *Projection[S]) report(ctx context.Context, partition int32, found []finding) {
+	work := false
+	for _, f := range found {
+		work = work || f.task != "" || f.opened != ""
+		if f.opened != "" {
+			p.cfg.Log.WarnContext(ctx, "a source began a new epoch; its newest events are compared", "generation", p.own.String(),
+				"source", f.source, "partition", partition, "epoch", f.opened)
+		}
+		switch {
+		case f.state == violated && f.was != violated:
+			p.metrics.fault(ctx, f.source, f.result)
+			p.cfg.Log.ErrorContext(ctx, "control totals prove a fault; it is healed from the owner", "generation", p.own.String(),
+				"source", f.source, "partition", partition, "fault", f.result.String(), "from_sequence", f.low, "to_sequence", f.high,
+				"record", f.number, "counted", f.count, "sent", f.want)
+		case f.was == violated && f.state == proven:
+			p.cfg.Log.InfoContext(ctx, "control totals agree again", "generation", p.own.String(),
+				"source", f.source, "partition", partition, "record", f.number, "counted", f.count)
+		}
+	}
+	if work {
+		poke(p.work)
+	}
+}
+
+// poke wakes who waits on a channel that holds one token.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

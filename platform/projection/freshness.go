@@ -1,0 +1,127 @@
+package projection
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+)
+
+// maxBlocked is how many aggregates a source names that it holds back. With
+// more, nobody can tell which answers are whole.
+const maxBlocked = 32
+
+// freshness writes what every answer says of itself.
+func (p *Projection[S]) freshness(from *reading, got found, order string, met bool) *freshnessv1.Freshness {
+	f := &freshnessv1.Freshness{Generation: from.generation.String(), DemandMet: met}
+	partitions := 1
+	if order == "" {
+		partitions = int(p.cfg.Kafka.PartitionCount())
+	}
+	now := time.Now()
+	for _, source := range p.view.Sources {
+		s := &freshnessv1.SourceFreshness{Source: source}
+		var all []book
+		var asOf time.Time
+		var staleness time.Duration
+		for _, m := range got.marks {
+			if m.source != source {
+				continue
+			}
+			if len(all) == 0 || m.asOf.Before(asOf) {
+				asOf = m.asOf
+			}
+			all = append(all, m.book)
+			staleness = max(staleness, now.Sub(m.asOf), p.seen.note(m.partition, source, m.asOf))
+			s.Epoch = max(s.Epoch, m.epoch)
+		}
+		if len(all) == partitions { // a partition without a mark is fully behind
+			s.AsOf = timestamppb.New(asOf)
+			s.Staleness = durationpb.New(staleness + p.cfg.ClockSkew)
+		}
+		prove(s, all, partitions, now.Add(p.cfg.ClockSkew))
+		f.Sources = append(f.Sources, s)
+	}
+	if order != "" {
+		entity(f, got.entity, order)
+	}
+	return f
+}
+
+// prove says what the books of the partitions behind an answer amount to: no
+// more than the worst of them.
+func prove(s *freshnessv1.SourceFreshness, all []book, partitions int, now time.Time) {
+	s.Completeness, s.CompletenessReason = freshnessv1.Completeness_COMPLETENESS_PROVEN, ""
+	worse := func(c freshnessv1.Completeness, reason string) {
+		if c > s.GetCompleteness() {
+			s.Completeness, s.CompletenessReason = c, reason
+		}
+	}
+	if len(all) < partitions {
+		worse(freshnessv1.Completeness_COMPLETENESS_UNPROVEN, "not every partition was compared yet")
+	}
+	var until time.Time
+	for i, b := range all {
+		if i == 0 || b.Until.Before(until) {
+			until = b.Until
+		}
+		switch b.State {
+		case violated:
+			worse(freshnessv1.Completeness_COMPLETENESS_VIOLATED, b.Reason)
+		case proven:
+		default:
+			worse(freshnessv1.Completeness_COMPLETENESS_UNPROVEN, b.Reason)
+		}
+		s.BlockedCount += b.Names
+		if room := maxBlocked - len(s.GetBlocked()); room > 0 {
+			s.Blocked = append(s.Blocked, b.Blocked[:min(room, len(b.Blocked))]...)
+		}
+	}
+	if len(all) == partitions && !until.IsZero() {
+		s.ProvenUntil = timestamppb.New(until)
+	}
+	if s.GetBlockedCount() > maxBlocked {
+		worse(freshnessv1.Completeness_COMPLETENESS_UNPROVEN, "the source holds back more aggregates than it can name")
+	}
+	if s.GetAsOf() != nil && s.GetAsOf().AsTime().After(now) {
+		worse(freshnessv1.Completeness_COMPLETENESS_UNPROVEN, "as_of is in the future")
+	}
+}
+
+// entity adds how the answered order stands.
+func entity(f *freshnessv1.Freshness, doc *appliedDoc, order string) {
+	held := map[string]bool{}
+	for _, source := range f.GetSources() {
+		for _, name := range source.GetBlocked() {
+			held[name] = true
+			if _, id, _ := strings.Cut(name, "/"); id == order {
+				f.EntityStatus = freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED
+			}
+		}
+	}
+	if doc == nil {
+		return
+	}
+	f.EntityStatus = max(f.EntityStatus, freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT)
+	for key, record := range doc.Aggregates {
+		typ, id, _ := strings.Cut(key, "/")
+		status := freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
+		switch {
+		case record.Parked == Gap || record.Parked == NewerEpoch:
+			status = freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP
+		case record.Parked != "" || doc.Blocked != "" || held[key]:
+			status = freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED
+		}
+		f.EntityStatus = max(f.EntityStatus, status)
+		f.EntityVersions = append(f.EntityVersions, &freshnessv1.EntityVersion{
+			AggregateType: typ, AggregateId: id, Version: record.Version, Epoch: record.Epoch, Status: status,
+		})
+	}
+	slices.SortFunc(f.EntityVersions, func(a, b *freshnessv1.EntityVersion) int {
+		return strings.Compare(a.GetAggregateType()+"/"+a.GetAggregateId(), b.GetAggregateType()+"/"+b.GetAggregateId())
+	})
+}

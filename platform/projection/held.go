@@ -1,0 +1,181 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+)
+
+// held is a transaction that holds a position row. It is how anybody but the
+// reader changes what a partition has. The offsets do not move; the revision
+// does, so that the owner of the partition drops the states it has in memory.
+type held[S any] struct {
+	p      *Projection[S]
+	tx     pgx.Tx
+	number int32
+	at     position
+	delta  *delta
+	before *pgx.Batch // statements that run before those of the delta
+	batch  *pgx.Batch // and after
+	noted  bool       // the books changed although no order did
+}
+
+// hold runs fn under the lock of a position and writes what it changed. fn may
+// run more than once.
+func (p *Projection[S]) hold(ctx context.Context, number int32, fn func(h *held[S]) error) error {
+	var h *held[S]
+	err := postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {
+		locked, err := p.scanPosition(tx.QueryRow(ctx, lockPosition, number))
+		if err != nil {
+			return err
+		}
+		h = &held[S]{p: p, tx: tx, number: number, at: locked, delta: p.engine.newDelta(), before: &pgx.Batch{}, batch: &pgx.Batch{}}
+		if err := fn(h); err != nil {
+			return err
+		}
+		return h.write(ctx)
+	})
+	if err != nil {
+		return asRefusal(err)
+	}
+	p.tell(ctx, h.delta)
+	return nil
+}
+
+const keepPosition = `UPDATE position SET revision = revision + 1, books = $2 WHERE partition = $1`
+
+func (h *held[S]) write(ctx context.Context) error {
+	if len(h.delta.states) == 0 && h.batch.Len() == 0 && !h.noted {
+		return nil
+	}
+	sealed, err := h.at.seal()
+	if err != nil {
+		return err
+	}
+	batch := h.before
+	h.delta.queue(batch, h.p.sql, h.number, h.p.own.version)
+	batch.QueuedQueries = append(batch.QueuedQueries, h.batch.QueuedQueries...)
+	batch.Queue(keepPosition, h.number, sealed)
+	if err := h.tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("write under the position's lock: %w", err)
+	}
+	return nil
+}
+
+// load reads orders; those that do not exist are new.
+func (h *held[S]) load(ctx context.Context, ids []string) (map[string]*order[S], error) {
+	orders := make(map[string]*order[S], len(ids))
+	for _, id := range ids {
+		orders[id] = newOrder[S](id)
+	}
+	rows, err := h.tx.Query(ctx, selectStates, ids)
+	if err != nil {
+		return nil, fmt.Errorf("load states: %w", err)
+	}
+	var id string
+	var bytes encoded
+	_, err = pgx.ForEachRow(rows, []any{&id, &bytes.state, &bytes.applied}, func() (err error) {
+		orders[id], err = openOrder[S](id, encoded{slices.Clone(bytes.state), slices.Clone(bytes.applied)})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load states: %w", err)
+	}
+	return orders, nil
+}
+
+var errForeignPartition = errors.New("a journal has a fact in another partition than its order's")
+
+// feed runs facts of a journal through the verdicts, counts those that were not
+// counted, and lets go of gaps that are filled. It returns how many it counted.
+func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err error) {
+	var ids []string
+	items := make([]item, len(facts))
+	inputs := map[string][]input{}
+	for i, f := range facts {
+		if event.PartitionOf(f.Key, h.p.cfg.Kafka.PartitionCount()) != h.number {
+			return 0, errForeignPartition
+		}
+		items[i] = item{kind: itemFact, fact: f, fresh: true}
+		if inputs[f.Key] == nil {
+			ids = append(ids, f.Key)
+		}
+		in := input{fact: f, given: &items[i].given}
+		if f.Body == nil {
+			in.err = errUnreadable
+		}
+		inputs[f.Key] = append(inputs[f.Key], in)
+	}
+	orders, err := h.load(ctx, ids)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		o := orders[id]
+		out, err := h.p.engine.run(o, inputs[id])
+		if err != nil {
+			return 0, err
+		}
+		if err := h.release(ctx, o, out); err != nil {
+			return 0, err
+		}
+		h.delta.merge(id, out, o.applied)
+	}
+	known, err := knownParked(items, h.number, func(batch *pgx.Batch) error { return h.tx.SendBatch(ctx, batch).Close() })
+	if err != nil {
+		return 0, err
+	}
+	for i := range items {
+		if h.at.books.tally(&items[i], h.number, known) {
+			fed++
+		}
+	}
+	return fed, nil
+}
+
+const (
+	lastWaiting = `SELECT coalesce(max(version), 0) FROM parked
+		WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3`
+	dropWaiting = `DELETE FROM parked WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3 AND epoch <= $4 AND version <= $5`
+	dropHold    = `DELETE FROM quarantine WHERE aggregate_type = $1 AND aggregate_id = $2 AND order_id = $3`
+)
+
+// release lets go of the aggregates among those touched whose gap is filled.
+func (h *held[S]) release(ctx context.Context, o *order[S], out *outcome) error {
+	freed := false
+	for key, a := range out.touched {
+		record := o.applied[key]
+		if record.Parked == "" {
+			continue
+		}
+		h.batch.Queue(dropWaiting, a.Type, a.ID, o.id, record.Epoch, record.Version)
+		if record.Parked != Gap {
+			continue
+		}
+		last := int64(0)
+		if err := h.tx.QueryRow(ctx, lastWaiting, a.Type, a.ID, o.id).Scan(&last); err != nil {
+			return fmt.Errorf("look for the last waiting version: %w", err)
+		}
+		for _, f := range out.parked {
+			if f.token.Aggregate == a {
+				last = max(last, f.token.Version)
+			}
+		}
+		if record.Version >= last {
+			record.Parked, freed = "", true
+			h.batch.Queue(dropHold, a.Type, a.ID, o.id)
+		}
+	}
+	if !freed {
+		return nil
+	}
+	var err error
+	out.encoded, err = o.encode()
+	return err
+}
