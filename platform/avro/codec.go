@@ -22,6 +22,8 @@ const (
 	MaxRecord = 256 << 10
 	// MaxItems is the most items a list in an event may have.
 	MaxItems = 1000
+	// MaxString is the most bytes one text in an event may have.
+	MaxString = 32 << 10
 )
 
 // Codec encodes and decodes the events of one set of schemas. It is safe for
@@ -73,8 +75,8 @@ func NewCodec(set *schemas.Set) (*Codec, error) {
 
 // Encode returns the event as bare Avro, in today's version, with the name and
 // version to store beside it. It refuses what a reader would refuse: a field
-// that is not set or not allowed, a list of more than MaxItems, more than
-// MaxRecord bytes. The error names the field and never holds a value.
+// that is not set or not allowed, a list of more than MaxItems, a text of more
+// than MaxString bytes, more than MaxRecord bytes in all. The error names the field and never holds a value.
 func (c *Codec) Encode(body event.Body) (name string, version int, bare []byte, err error) {
 	record, ok := body.(schemas.Record)
 	if !ok {
@@ -95,10 +97,16 @@ func (c *Codec) Encode(body event.Body) (name string, version int, bare []byte, 
 	if len(bare) > MaxRecord {
 		return "", 0, nil, fmt.Errorf("encode %s: %d bytes, more than %d: %w", w.Key, len(bare), MaxRecord, ErrTooLarge)
 	}
+	if err := w.shape.check(bare); errors.Is(err, errString) {
+		return "", 0, nil, fmt.Errorf("encode %s: %w: %w", w.Key, err, ErrTooLarge)
+	} else if err != nil {
+		return "", 0, nil, fmt.Errorf("encode %s: %w", w.Key, err)
+	}
 	return w.Name, w.Version, bare, nil
 }
 
-// ErrTooLarge reports an event of more than MaxRecord bytes at encode.
+// ErrTooLarge reports an event of more than MaxRecord bytes, or with a text of
+// more than MaxString, at encode.
 var ErrTooLarge = errors.New("event is too large")
 
 // Decode reads bare Avro with the schema it was written with, and lifts it to
@@ -132,16 +140,14 @@ func (c *Codec) decode(w *writer, bare []byte) (event.Body, error) {
 		return nil, poison(Undecodable, fmt.Errorf("%s: is a %T, not a record", w.Key, decoded))
 	}
 	for ; w.next != nil; w = w.next {
-		if native, err = lift(w, native); err != nil {
+		if err := lift(w, native); err != nil {
 			return nil, poison(Undecodable, fmt.Errorf("lift %s: %w", w.Key, err))
 		}
 	}
 	if w.project != nil {
-		projected, err := conform(w.project.Root, native)
-		if err != nil {
+		if err := conform(w.project.Root, native); err != nil {
 			return nil, poison(Undecodable, fmt.Errorf("project %s: %w", w.Key, err))
 		}
-		native = projected.(map[string]any)
 	}
 	record := c.set.New(w.Name)
 	if record == nil {

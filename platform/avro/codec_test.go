@@ -89,6 +89,17 @@ func TestEncodeRefuses(t *testing.T) {
 	if _, _, _, err := codec.Encode(big); !errors.Is(err, avro.ErrTooLarge) {
 		t.Error("too large:", err)
 	}
+	long := placed()
+	long.Channel = strings.Repeat("x", avro.MaxString+1)
+	if _, _, _, err := codec.Encode(long); !errors.Is(err, avro.ErrTooLarge) {
+		t.Error("too long a text:", err)
+	}
+	long.Channel = long.Channel[1:]
+	if name, version, bare, err := codec.Encode(long); err != nil {
+		t.Error("the longest text:", err)
+	} else if _, err := codec.Decode(name, version, bare); err != nil {
+		t.Error("the longest text:", err)
+	}
 	wrong := placed()
 	wrong.Total.Currency = "secret"
 	if _, _, _, err := codec.Encode(wrong); err == nil || !strings.Contains(err.Error(), "OrderPlaced.total.currency") || strings.Contains(err.Error(), "secret") {

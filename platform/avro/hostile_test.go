@@ -33,6 +33,8 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
+func asError(err error, target **avro.Error) bool { return errors.As(err, target) }
+
 func bound(size int) uint64 { return uint64(150*size) + 1<<20 }
 
 // Five bytes that ask for a gigabyte, and their relatives, are refused before
@@ -64,6 +66,7 @@ func TestForgedCountsAndLengths(t *testing.T) {
 		{"a gigabyte of text", text, long(1 << 30)},
 		{"text of negative length", text, long(-1)},
 		{"text one byte too long", text, join(long(3), []byte("ab"))},
+		{"text of more than MaxString that is there", text, join(long(avro.MaxString+1), make([]byte, avro.MaxString+1))},
 		{"a number that never ends", text, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}},
 		{"a number of 65 bits", text, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2}},
 		{"bytes after the end", text, join(long(1), []byte("ab"))},
@@ -77,6 +80,9 @@ func TestForgedCountsAndLengths(t *testing.T) {
 		if !errors.As(err, &poison) || poison.Class != avro.Undecodable {
 			t.Errorf("%s: got %v", c.name, err)
 		}
+	}
+	if _, err := text.Decode("Made", 1, join(long(avro.MaxString), make([]byte, avro.MaxString))); err != nil {
+		t.Error("the longest text:", err)
 	}
 	if _, err := list.Decode("Made", 1, join(long(-2), long(3), long(1), []byte("a"), long(0), long(1), long(0), long(0))); err != nil {
 		t.Error("honest blocks of both kinds:", err)

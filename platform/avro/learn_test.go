@@ -27,10 +27,10 @@ import (
 // PaymentDeclined and ShipmentScanned had no more fields than version 1 has.
 func firstRelease(t testing.TB) *schemas.Set {
 	t.Helper()
-	files := fstest.MapFS{}
+	files, today := fstest.MapFS{}, schemas.Catalog()
 	var lock []string
 	names := map[string]bool{}
-	for _, schema := range schemas.Catalog().All()[:23] {
+	for _, schema := range today.All()[:23] {
 		files["avro/"+strings.Replace(schema.Key.String(), "/", "/v", 1)+".avsc"] = &fstest.MapFile{Data: []byte(schema.Text)}
 		names[schema.Name] = true
 		lock = append(lock, strings.Join([]string{strconv.Itoa(schema.ID), schema.Name, strconv.Itoa(schema.Version), "x"}, " "))
@@ -41,7 +41,7 @@ func firstRelease(t testing.TB) *schemas.Set {
 		case name == "PaymentDeclined" || name == "ShipmentScanned":
 			return &made{name: name, version: 1}
 		case names[name]:
-			return schemas.Catalog().New(name)
+			return today.New(name)
 		}
 		return nil
 	}, nil)

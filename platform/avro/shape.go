@@ -81,6 +81,7 @@ var (
 	errVarint   = errors.New("holds a number that does not fit its type")
 	errLength   = errors.New("claims more bytes than there are")
 	errItems    = fmt.Errorf("claims a list of more than %d items", MaxItems)
+	errString   = fmt.Errorf("claims a text of more than %d bytes", MaxString)
 	errBlock    = errors.New("holds a list whose block size is wrong")
 	errSymbol   = errors.New("holds an enum value or a union branch that does not exist")
 	errBoolean  = errors.New("holds a boolean that is neither 0 nor 1")
@@ -121,8 +122,11 @@ func (s *shape) walk(b []byte) ([]byte, error) {
 		return b, err
 	case kindString:
 		n, b, err := varint(b)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
+		case n > MaxString:
+			return nil, errString
 		}
 		return skip(b, n)
 	case kindFixed:

@@ -1,84 +1,85 @@
 package avro
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	tavro "github.com/twmb/avro"
 )
 
-// lift takes an event one version further: first the upcaster, if the step
-// needs one, then the defaults of new fields; fields that are no more go.
-func lift(w *writer, event map[string]any) (map[string]any, error) {
+// lift takes an event one version further, in place: first the upcaster, if the
+// step needs one, then the defaults of new fields; fields that are no more go.
+func lift(w *writer, event map[string]any) error {
 	if w.lift != nil {
-		event = maps.Clone(event)
 		if err := w.lift(event); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	lifted, err := conform(w.next.Root, event)
-	if err != nil {
-		return nil, err
-	}
-	return lifted.(map[string]any), nil
+	return conform(w.next.Root, event)
 }
 
-// conform gives a value the form of a newer schema. What it cannot bring into
-// that form it leaves as it is: the typed struct refuses it later, by name.
-func conform(node *tavro.SchemaNode, value any) (any, error) {
+// conform gives a value the form of another version's schema, in place: a copy
+// of what a record of many small lines decodes to would cost as much again.
+// What it cannot bring into that form it leaves as it is: the typed struct
+// refuses it later, by name.
+func conform(node *tavro.SchemaNode, value any) error {
 	switch typed := value.(type) {
 	case map[string]any:
-		if node.Type == "union" {
+		switch node.Type {
+		case "union":
 			return conformBranch(node, typed)
+		case "record":
+			return conformRecord(node, typed)
 		}
-		if node.Type != "record" {
-			return value, nil
-		}
-		out := make(map[string]any, len(node.Fields))
-		for i := range node.Fields {
-			field := &node.Fields[i]
-			inner, ok := typed[field.Name]
-			var err error
-			switch {
-			case ok:
-				inner, err = conform(&field.Type, inner)
-			case field.HasDefault:
-				inner, err = fromDefault(&field.Type, field.Default)
-			default:
-				err = fmt.Errorf("no default")
-			}
-			if err != nil {
-				return nil, fmt.Errorf("field %s: %w", field.Name, err)
-			}
-			out[field.Name] = inner
-		}
-		return out, nil
 	case []any:
 		if node.Type != "array" {
-			return value, nil
+			return nil
 		}
-		out := make([]any, len(typed))
 		for i, item := range typed {
-			var err error
-			if out[i], err = conform(node.Items, item); err != nil {
-				return nil, fmt.Errorf("item %d: %w", i, err)
+			if err := conform(node.Items, item); err != nil {
+				return fmt.Errorf("item %d: %w", i, err)
 			}
 		}
-		return out, nil
 	}
-	return value, nil
+	return nil
 }
 
-func conformBranch(union *tavro.SchemaNode, value map[string]any) (any, error) {
+func conformRecord(node *tavro.SchemaNode, record map[string]any) error {
+	for i := range node.Fields {
+		field := &node.Fields[i]
+		inner, ok := record[field.Name]
+		var err error
+		switch {
+		case ok:
+			err = conform(&field.Type, inner)
+		case field.HasDefault:
+			record[field.Name], err = fromDefault(&field.Type, field.Default)
+		default:
+			err = errors.New("no default")
+		}
+		if err != nil {
+			return fmt.Errorf("field %s: %w", field.Name, err)
+		}
+	}
+	if len(record) > len(node.Fields) {
+		maps.DeleteFunc(record, func(name string, _ any) bool {
+			return !slices.ContainsFunc(node.Fields, func(f tavro.SchemaField) bool { return f.Name == name })
+		})
+	}
+	return nil
+}
+
+func conformBranch(union *tavro.SchemaNode, value map[string]any) error {
 	for i := range union.Branches {
 		branch := &union.Branches[i]
 		if inner, ok := value[branchName(branch)]; ok && len(value) == 1 {
-			lifted, err := conform(branch, inner)
-			return map[string]any{branchName(branch): lifted}, err
+			return conform(branch, inner)
 		}
 	}
-	return value, nil
+	return nil
 }
 
 // branchName is how goavro calls a type inside a union.

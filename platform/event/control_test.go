@@ -44,3 +44,29 @@ func TestControlHeaders(t *testing.T) {
 		t.Error("control records are not told from facts")
 	}
 }
+
+// Whatever the headers of a control record are, reading them never panics, and
+// what is accepted is written the same again.
+func FuzzParseControl(f *testing.F) {
+	base := event.Control{ID: "order/ep/3/17", Source: "order", SchemaVersion: 1, AsOf: time.Date(2026, 11, 30, 10, 15, 2, 5000, time.UTC)}
+	f.Add("ce_id", []byte("x"), "ce_time", []byte("2026-11-30T10:15:02Z"))
+	f.Add("ce_dataschema", []byte("ControlRecord/2"), "ce_type", []byte("tidemark.control"))
+	f.Fuzz(func(t *testing.T, key1 string, value1 []byte, key2 string, value2 []byte) {
+		var headers []event.Header
+		for _, h := range base.Headers() {
+			if h.Key != key1 && h.Key != key2 {
+				headers = append(headers, h)
+			}
+		}
+		headers = append(headers, event.Header{Key: key1, Value: value1}, event.Header{Key: key2, Value: value2})
+		event.SchemaOf(headers)
+		c, err := event.ParseControl(headers)
+		if err != nil {
+			return
+		}
+		again, err := event.ParseControl(c.Headers())
+		if err != nil || again != c || !event.IsControl(c.Headers()) {
+			t.Fatalf("accepted once, then %v: %+v, %+v", err, c, again)
+		}
+	})
+}

@@ -157,7 +157,7 @@ type parser struct {
 }
 
 func newParser(headers []Header) *parser {
-	p := &parser{values: make(map[string]string, len(headers))}
+	p := &parser{values: make(map[string]string, min(len(headers), 20))}
 	for _, h := range headers {
 		p.read(h)
 	}
