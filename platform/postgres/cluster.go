@@ -246,7 +246,7 @@ func serverArgs(config ClusterConfig, dataDir, socketDir string) []string {
 		"synchronous_commit=" + durable,
 		"full_page_writes=" + durable,
 		"shared_buffers=96MB",
-		"max_wal_size=512MB",
+		"max_wal_size=1GB", "checkpoint_timeout=15min", // every page that changes after a checkpoint is logged whole
 		"autovacuum_naptime=10s", // the outbox is a queue: its dead rows must go soon
 		"wal_level=replica",
 		"max_wal_senders=0",
