@@ -13,8 +13,9 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
-// benchCmd measures a fleet that it starts itself.
+// benchCmd measures what it starts itself.
 type benchCmd struct {
+	Relay        benchRelayCmd        `cmd:"" help:"How fast the relay drains, how soon a commit is readable, what the journal costs."`
 	Freshness    benchFreshnessCmd    `cmd:"" help:"How long after it was placed is an order visible in the timeline?"`
 	Completeness benchCompletenessCmd `cmd:"" help:"Which share of answers is proven complete and fresh under a steady load?"`
 }

@@ -272,6 +272,31 @@ func TestACommandMeetsANewEpoch(t *testing.T) {
 	}
 }
 
+// A command that has written in the old epoch and not committed yet is waited
+// for, and its events are in the new epoch.
+func TestANewEpochWaitsForWriters(t *testing.T) {
+	f := setup(t)
+	tx := f.begin()
+	f.late(tx)
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.admin().NewEpoch(context.Background(), &journalpb.NewEpochRequest{Reason: "r", Actor: "a", Force: true})
+		done <- err
+	}()
+	f.eventually("the new epoch waits, or is there", func() bool {
+		return len(done) > 0 || query[bool](f, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`)
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if stale := query[int](f, `SELECT count(*) FROM journal WHERE epoch <> (SELECT max(epoch) FROM source_epoch)`); stale != 0 {
+		t.Errorf("%d events are of the epoch before", stale)
+	}
+}
+
 // The topic is deleted and made again. Nothing is sent until the journal is
 // published again: then all of it, in order, in a new epoch.
 func TestAReplacedTopicIsRepublished(t *testing.T) {

@@ -69,7 +69,8 @@ func Rules() []Rule {
 		},
 		{
 			Files: []string{"platform/...", "services/...", "projections/...", "cmd/..."}, Tests: true,
-			Except: []string{"platform/kafka/...", "platform/relay/*", "platform/consumer/*"},
+			// The relay's benchmark compares it with the least that could do its work.
+			Except: []string{"platform/kafka/...", "platform/relay/*", "platform/consumer/*", "cmd/tidemark/bench/relay*.go"},
 			Forbid: []string{kafkaLib},
 			Why:    "one place configures Kafka clients; only relay and consumer hold one",
 		},
