@@ -47,6 +47,10 @@ func (jsonCodec) Decode(_ string, _ int, bare []byte) (event.Body, error) {
 	if string(bare) == "{}" {
 		return &skip{}, nil
 	}
+	var void control.FactVoided
+	if err := json.Unmarshal(bare, &void); err == nil && void.OriginalName != "" {
+		return &void, nil
+	}
 	var n note
 	if err := json.Unmarshal(bare, &n); err != nil {
 		return nil, fmt.Errorf("not a note: %w", err)

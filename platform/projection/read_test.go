@@ -54,7 +54,7 @@ func inBand(number, term int64, epoch string, asOf int) control.ControlRecord {
 }
 
 func TestAsOf(t *testing.T) {
-	const epoch2 = "20261102T000000.000Z-0000000000000002"
+
 	idle := func(number int64, asOf int, end int64) control.ControlRecord {
 		c := inBand(number, 1, epoch1, asOf)
 		c.DataTopicID, c.DataEndOffset = "id-order", end
