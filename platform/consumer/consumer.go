@@ -158,12 +158,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 // topicIDs checks that all topics are as configured, and returns their ids.
-func (c *Consumer) topicIDs(ctx context.Context) (map[string]string, error) {
-	admin, err := kafka.NewAdmin(c.cfg.Kafka, c.cfg.Group)
-	if err != nil {
-		return nil, err
-	}
-	defer admin.Close()
+func (c *Consumer) topicIDs(ctx context.Context, admin *ck.AdminClient) (map[string]string, error) {
 	ids := map[string]string{}
 	for _, name := range c.cfg.Topics {
 		topic, err := kafka.CheckTopic(ctx, c.cfg.Kafka, admin, name)
@@ -175,33 +170,45 @@ func (c *Consumer) topicIDs(ctx context.Context) (map[string]string, error) {
 	return ids, nil
 }
 
-// EndOffsets returns, per topic and partition number, the offset behind the
-// last record that exists now.
-func EndOffsets(ctx context.Context, cfg kafka.Config, topics []string) (map[string]map[int32]int64, error) {
-	admin, err := kafka.NewAdmin(cfg, "tidemark-end-offsets")
+// Bounds are the offset of the first record that a log still has, and the one
+// behind its last.
+type Bounds struct{ Start, End int64 }
+
+// LogBounds returns, per topic and partition number, where the logs begin and
+// end now.
+func LogBounds(ctx context.Context, cfg kafka.Config, topics []string) (map[string]map[int32]Bounds, error) {
+	admin, err := kafka.NewAdmin(cfg, "tidemark-log-bounds")
 	if err != nil {
 		return nil, err
 	}
 	defer admin.Close()
-	wanted := map[ck.TopicPartition]ck.OffsetSpec{}
-	for _, topic := range topics {
-		for number := range cfg.PartitionCount() {
-			wanted[ck.TopicPartition{Topic: &topic, Partition: number}] = ck.LatestOffsetSpec
+	bounds := map[string]map[int32]Bounds{}
+	for _, spec := range []ck.OffsetSpec{ck.EarliestOffsetSpec, ck.LatestOffsetSpec} {
+		wanted := map[ck.TopicPartition]ck.OffsetSpec{}
+		for _, topic := range topics {
+			for number := range cfg.PartitionCount() {
+				wanted[ck.TopicPartition{Topic: &topic, Partition: number}] = spec
+			}
+		}
+		found, err := admin.ListOffsets(ctx, wanted, ck.SetAdminRequestTimeout(10*time.Second))
+		if err != nil {
+			return nil, fmt.Errorf("list offsets: %w", err)
+		}
+		for tp, info := range found.ResultInfos {
+			if info.Error.Code() != ck.ErrNoError {
+				return nil, fmt.Errorf("bounds of %s/%d: %w", *tp.Topic, tp.Partition, info.Error)
+			}
+			if bounds[*tp.Topic] == nil {
+				bounds[*tp.Topic] = map[int32]Bounds{}
+			}
+			log := bounds[*tp.Topic][tp.Partition]
+			if spec == ck.EarliestOffsetSpec {
+				log.Start = int64(info.Offset)
+			} else {
+				log.End = int64(info.Offset)
+			}
+			bounds[*tp.Topic][tp.Partition] = log
 		}
 	}
-	found, err := admin.ListOffsets(ctx, wanted, ck.SetAdminRequestTimeout(10*time.Second))
-	if err != nil {
-		return nil, fmt.Errorf("list end offsets: %w", err)
-	}
-	ends := map[string]map[int32]int64{}
-	for tp, info := range found.ResultInfos {
-		if info.Error.Code() != ck.ErrNoError {
-			return nil, fmt.Errorf("end offset of %s/%d: %w", *tp.Topic, tp.Partition, info.Error)
-		}
-		if ends[*tp.Topic] == nil {
-			ends[*tp.Topic] = map[int32]int64{}
-		}
-		ends[*tp.Topic][tp.Partition] = int64(info.Offset)
-	}
-	return ends, nil
+	return bounds, nil
 }

@@ -300,17 +300,17 @@ func TestAnotherPartitionCountIsAnError(t *testing.T) {
 	await(t, p, "an error", func(st consumer.Status) bool { return st.Err != nil })
 }
 
-func TestEndOffsets(t *testing.T) {
+func TestLogBounds(t *testing.T) {
 	cfg := kafka.Config{Brokers: testkit.Broker(t).Addr()}
 	newProducer(t, cfg).put(64)
-	ends, err := consumer.EndOffsets(t.Context(), cfg, kafka.Topics())
+	logs, err := consumer.LogBounds(t.Context(), cfg, kafka.Topics())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, topic := range kafka.Topics() {
 		for p := range int32(8) {
-			if ends[topic][p] != 2 {
-				t.Errorf("end of %s/%d is %d, want 2", topic, p, ends[topic][p])
+			if logs[topic][p] != (consumer.Bounds{End: 2}) {
+				t.Errorf("%s/%d has the bounds %v, want 0 to 2", topic, p, logs[topic][p])
 			}
 		}
 	}

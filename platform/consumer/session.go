@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -32,7 +33,12 @@ type session struct {
 // session joins the group and reads until the context ends or something
 // breaks that only a new membership can mend.
 func (c *Consumer) session(ctx context.Context) (err error) {
-	ids, err := c.topicIDs(ctx)
+	admin, err := kafka.NewAdmin(c.cfg.Kafka, c.cfg.Group)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	ids, err := c.topicIDs(ctx, admin)
 	if err != nil {
 		return err
 	}
@@ -48,6 +54,13 @@ func (c *Consumer) session(ctx context.Context) (err error) {
 	defer func() {
 		s.stopWorkers()
 		err = errors.Join(err, s.leave())
+	}()
+	watched, unwatch := context.WithCancel(ctx)
+	var watch errgroup.Group
+	watch.Go(func() error { s.watchTopics(watched, admin); return nil })
+	defer func() {
+		unwatch()
+		_ = watch.Wait()
 	}()
 	if err := client.SubscribeTopics(c.cfg.Topics, s.rebalance); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
@@ -87,6 +100,33 @@ func (s *session) leave() error {
 		return err
 	case <-timer.C:
 		return nil
+	}
+}
+
+// lookAgain is how often a session looks whether its topics are still the same.
+const lookAgain = 3 * time.Second
+
+// ErrTopicChanged says that a topic was deleted, or made again under its name:
+// positions in it mean nothing any more.
+var ErrTopicChanged = errors.New("a topic is not the one that was read")
+
+// watchTopics ends the membership when a topic is not the one it was. A log
+// that was made again and has grown past our position would be read on as if
+// nothing had happened.
+func (s *session) watchTopics(ctx context.Context, admin *ck.AdminClient) {
+	for wait(ctx, lookAgain) {
+		ids, err := s.topicIDs(ctx, admin)
+		if err != nil && !errors.Is(err, kafka.ErrTopicMissing) {
+			continue // a broker that is away shows elsewhere
+		}
+		if err == nil && maps.Equal(ids, s.ids) {
+			continue
+		}
+		select {
+		case s.requests <- func() { s.fatal = errors.Join(ErrTopicChanged, err) }:
+		case <-ctx.Done():
+		}
+		return
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
 )
 
 // buildPause is how long a generation that is being built waits before it looks
@@ -21,11 +23,11 @@ func (p *Projection[S]) build(ctx context.Context) error {
 	}
 	commits := p.Subscribe("")
 	defer commits.Close()
-	var ends map[string]map[int32]int64
+	var ends map[string]map[int32]consumer.Bounds
 	for pause := buildPause; ; pause = min(2*pause, 5*time.Second) {
 		done, err := false, error(nil)
 		if ends == nil {
-			ends, err = p.logEnds(ctx)
+			ends, err = p.bounds(ctx)
 		}
 		if ends != nil {
 			pause = buildPause
@@ -62,7 +64,7 @@ func (p *Projection[S]) dataTopics() []string {
 
 // passed reports whether every position is at or past the given ends. A
 // partition without a position is behind, unless there is nothing to read.
-func (p *Projection[S]) passed(ctx context.Context, ends map[string]map[int32]int64) (bool, error) {
+func (p *Projection[S]) passed(ctx context.Context, ends map[string]map[int32]consumer.Bounds) (bool, error) {
 	rows, err := p.pool.Query(ctx, "SELECT partition, offsets FROM position")
 	if err != nil {
 		return false, fmt.Errorf("read positions: %w", err)
@@ -76,7 +78,7 @@ func (p *Projection[S]) passed(ctx context.Context, ends map[string]map[int32]in
 			return err
 		}
 		for topic, of := range ends {
-			if offsets[topic] < of[number] {
+			if topic != p.cfg.ControlTopic && offsets[topic] < of[number].End {
 				passed = false
 			}
 		}

@@ -3,12 +3,12 @@ package projection
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
@@ -51,15 +51,17 @@ func (p *position) seal() ([]byte, error) {
 	return text, nil
 }
 
-// errTopicChanged says that the log a position belongs to is gone.
-var errTopicChanged = errors.New("the topic is not the one the position belongs to: it was deleted and made again")
-
 // Claim makes this process the owner of a partition number. It implements
 // [consumer.Handler].
 func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]string) (map[string]int64, error) {
 	pt := &partition[S]{number: number, ids: ids, orders: map[string]*order[S]{}, marks: newMarks(), surplus: map[string]surplus{}}
+	bounds, err := p.boundsOnce(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("claim partition %d of %s: %w", number, p.own, err)
+	}
 	var offsets map[string]int64
-	err := postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {
+	var changes []string
+	err = postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {
 		locked, err := p.scanPosition(tx.QueryRow(ctx, lockPosition, number))
 		if err != nil {
 			return err
@@ -72,13 +74,13 @@ func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]
 		if err := json.Unmarshal(text, &stored); err != nil {
 			return fmt.Errorf("read the topic ids: %w", err)
 		}
-		for topic, id := range ids {
-			if known, ok := stored[topic]; ok && known != id {
-				return fmt.Errorf("topic %s: %w", topic, errTopicChanged)
-			}
-		}
+		changes = p.follow(number, &locked, stored, ids, bounds)
 		maps.Copy(stored, ids)
 		if text, err = json.Marshal(stored); err != nil {
+			return err
+		}
+		offsetsText, err := json.Marshal(locked.offsets)
+		if err != nil {
 			return err
 		}
 		offsets, pt.revision, pt.term = locked.offsets, locked.revision+1, locked.term+1
@@ -86,8 +88,8 @@ func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "UPDATE position SET revision = $2, term = $3, topic_ids = $4, books = $5 WHERE partition = $1",
-			number, pt.revision, pt.term, text, sealed)
+		_, err = tx.Exec(ctx, "UPDATE position SET revision = $2, term = $3, topic_ids = $4, books = $5, offsets = $6 WHERE partition = $1",
+			number, pt.revision, pt.term, text, sealed, offsetsText)
 		if err != nil {
 			return fmt.Errorf("write the claim: %w", err)
 		}
@@ -107,8 +109,49 @@ func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]
 	if err != nil {
 		return nil, fmt.Errorf("claim partition %d of %s: %w", number, p.own, err)
 	}
+	for _, change := range changes {
+		p.cfg.Log.ErrorContext(ctx, "a log is not the one that was read; the copy is compared with the owner", "generation", p.own.String(),
+			"partition", number, "change", change)
+	}
 	p.mu.Lock()
 	p.partitions[number] = pt
 	p.mu.Unlock()
+	poke(p.work)
 	return offsets, nil
+}
+
+// follow moves a position to where its logs can be read now, and doubts what
+// is not the log it was. Nothing is skipped silently: what a log no longer has
+// comes from its owner.
+func (p *Projection[S]) follow(number int32, at *position, stored, ids map[string]string, bounds map[string]map[int32]consumer.Bounds) (changes []string) {
+	if at.offsets == nil {
+		at.offsets = map[string]int64{}
+	}
+	for topic, id := range ids {
+		what := ""
+		log, known := bounds[topic][number]
+		if before, ok := stored[topic]; ok && before != id {
+			what = "topic " + topic + " was made again"
+			at.offsets[topic] = 0
+		}
+		switch next := at.offsets[topic]; {
+		case !known:
+		case next < log.Start:
+			what = fmt.Sprintf("topic %s begins at offset %d and was read up to %d", topic, log.Start, next)
+			at.offsets[topic] = log.Start
+		case next > log.End:
+			what = fmt.Sprintf("topic %s ends at offset %d and was read up to %d", topic, log.End, next)
+			at.offsets[topic] = log.End
+		}
+		if what == "" || topic == p.cfg.ControlTopic {
+			continue // what the control topic says is said again and again
+		}
+		changes = append(changes, what)
+		for source, of := range p.topics {
+			if of == topic {
+				at.books.of(source).doubt(taskHeads, what)
+			}
+		}
+	}
+	return changes
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
 )
 
 // ends is what is known of the ends of the logs. Nobody asks the broker while
@@ -13,7 +15,7 @@ type ends struct {
 
 	mu    sync.Mutex
 	at    time.Time
-	known map[string]map[int32]int64
+	known map[string]map[int32]consumer.Bounds
 }
 
 func newEnds() *ends { return &ends{wanted: make(chan struct{}, 1)} }
@@ -27,14 +29,29 @@ func (e *ends) after(t time.Time, topic string, partition int32) (int64, bool) {
 	if !e.at.After(t) {
 		return 0, false
 	}
-	end, ok := e.known[topic][partition]
-	return end, ok
+	log, ok := e.known[topic][partition]
+	return log.End, ok
 }
 
-func (e *ends) note(at time.Time, known map[string]map[int32]int64) {
+func (e *ends) note(at time.Time, known map[string]map[int32]consumer.Bounds) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.at, e.known = at, known
+}
+
+// boundsOnce looks up the bounds of the logs once for the partition numbers that
+// are claimed together.
+func (p *Projection[S]) boundsOnce(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
+	p.claiming.Lock()
+	defer p.claiming.Unlock()
+	if time.Since(p.claimed.at) < 200*time.Millisecond {
+		return p.claimed.known, nil
+	}
+	known, err := p.bounds(ctx)
+	if err == nil {
+		p.claimed.at, p.claimed.known = time.Now(), known
+	}
+	return known, err
 }
 
 // watchEnds looks up the ends of the logs when somebody wants to know, at most
@@ -49,7 +66,7 @@ func (p *Projection[S]) watchEnds(ctx context.Context) error {
 		case <-p.ends.wanted:
 		}
 		at := p.clock()
-		known, err := p.logEnds(ctx)
+		known, err := p.bounds(ctx)
 		if err == nil {
 			p.ends.note(at, known)
 		}

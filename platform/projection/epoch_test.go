@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
@@ -96,6 +97,11 @@ func TestARestoredSource(t *testing.T) {
 				}
 				s.is(isProven)
 				s.equalsSource(from.journal)
+				// Whatever an old relay still brings says nothing now.
+				s.handle(from.l.facts(append(about("o", 3, 5), about("later", 1, 1)...)...)...)
+				s.handle(from.control())
+				s.is(isProven)
+				s.equalsSource(from.journal)
 			})
 		}
 	}
@@ -161,9 +167,19 @@ func TestEquivocationIsDecidedByTheOwner(t *testing.T) {
 // What stands where a released fact stood folds nothing and is a version like
 // any other.
 func TestAVoidFactAdvancesTheVersion(t *testing.T) {
-	s, from := line(t)
+	journal := journalOf()
+	s := fresh(t, withJournal(journal), func(_ *projection.Config, v *projection.View[tally]) {
+		fold := v.Fold
+		v.Fold = func(s *tally, f event.Fact) {
+			if f.Type == "FactVoided" {
+				panic("a void fact was folded")
+			}
+			fold(s, f)
+		}
+	})
+	from := senderOf(newTopics(), journal, "order")
 	facts := about("o", 1, 3)
-	facts[1].Body = &control.FactVoided{OriginalName: "Note"}
+	facts[1].Type, facts[1].Body = "FactVoided", &control.FactVoided{OriginalName: "Note"}
 	s.handle(append(from.send(facts...), from.control())...)
 	s.is(isProven)
 	same(t, memory(t, facts...), s.viewRows())

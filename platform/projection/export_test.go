@@ -3,6 +3,8 @@ package projection
 import (
 	"context"
 	"time"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
 )
 
 // HealDue tries every gap whose time has come once.
@@ -34,10 +36,16 @@ func (p *Projection[S]) At(now time.Time) { p.clock = func() time.Time { return 
 
 // EndsAre says where the logs of one partition number end now, without a broker.
 func (p *Projection[S]) EndsAre(number int32, offsets map[string]int64) {
-	known := map[string]map[int32]int64{}
+	known := map[string]map[int32]consumer.Bounds{}
 	for topic, end := range offsets {
-		known[topic] = map[int32]int64{number: end}
+		known[topic] = map[int32]consumer.Bounds{number: {End: end}}
 	}
-	p.logEnds = func(context.Context) (map[string]map[int32]int64, error) { return known, nil }
+	p.BoundsAre(known)
+}
+
+// BoundsAre says where the logs begin and end now, without a broker.
+func (p *Projection[S]) BoundsAre(known map[string]map[int32]consumer.Bounds) {
+	p.bounds = func(context.Context) (map[string]map[int32]consumer.Bounds, error) { return known, nil }
 	p.ends.note(p.clock(), known)
+	p.claimed.at = time.Time{}
 }

@@ -197,13 +197,15 @@ type subject struct {
 	pool *pgxpool.Pool // plain, for looking
 }
 
+const noBroker = "127.0.0.1:1"
+
 type tweak func(*projection.Config, *projection.View[tally])
 
 func open(t *testing.T, url string, tweaks ...tweak) *subject {
 	t.Helper()
 	cfg := projection.Config{
 		Postgres:  postgres.Config{URL: url, MaxConns: 4},
-		Kafka:     kafka.Config{Brokers: "127.0.0.1:1", Partitions: 1},
+		Kafka:     kafka.Config{Brokers: noBroker, Partitions: 1},
 		Codec:     jsonCodec{},
 		Telemetry: telemetry.Off(),
 		Log:       slog.New(slog.DiscardHandler),
@@ -217,6 +219,9 @@ func open(t *testing.T, url string, tweaks ...tweak) *subject {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
+	if cfg.Kafka.Brokers == noBroker {
+		p.BoundsAre(nil)
+	}
 	pool, err := postgres.Open(t.Context(), postgres.Config{URL: url, MaxConns: 2}, telemetry.Off())
 	if err != nil {
 		t.Fatal(err)

@@ -86,7 +86,7 @@ func (p *Projection[S]) mendPage(ctx context.Context, j job, heads []event.Token
 			continue
 		}
 		if behind := e.record == nil || e.record.Version < h.Version && e.record.Epoch <= h.Epoch; behind {
-			err = p.follow(ctx, j, h, e)
+			err = p.catchUp(ctx, j, h, e)
 		} else {
 			err = p.refold(ctx, e.order)
 		}
@@ -115,9 +115,9 @@ func (p *Projection[S]) stands(ctx context.Context, record *applied, head event.
 	return same && record.Epoch == head.Epoch && (record.Parked == "" || record.Parked == Poison), nil
 }
 
-// follow feeds an aggregate what it is behind. If the owner's versions do not
+// catchUp feeds an aggregate what it is behind. If the owner's versions do not
 // continue what is here, the order is refolded.
-func (p *Projection[S]) follow(ctx context.Context, j job, head event.Token, e entry) error {
+func (p *Projection[S]) catchUp(ctx context.Context, j job, head event.Token, e entry) error {
 	for e.record == nil || e.record.Version < head.Version {
 		from := int64(1)
 		if e.record != nil {

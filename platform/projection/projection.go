@@ -74,9 +74,15 @@ type Projection[S any] struct {
 	work    chan struct{} // holds one token while there may be something to prove
 	ends    *ends
 	clock   func() time.Time
-	logEnds func(context.Context) (map[string]map[int32]int64, error)
+	bounds  func(context.Context) (map[string]map[int32]consumer.Bounds, error)
 	reads   atomic.Pointer[reading]
 	foreign func() bool // see shared
+
+	claiming sync.Mutex
+	claimed  struct {
+		at    time.Time
+		known map[string]map[int32]consumer.Bounds
+	}
 
 	mu         sync.Mutex
 	partitions map[int32]*partition[S]
@@ -98,8 +104,8 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{},
 	}
 	p.foreign = p.shared
-	p.logEnds = func(ctx context.Context) (map[string]map[int32]int64, error) {
-		return consumer.EndOffsets(ctx, cfg.Kafka, p.dataTopics())
+	p.bounds = func(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
+		return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
 	}
 	for _, source := range view.Sources {
 		p.topics[source] = kafka.EventsTopic(source)

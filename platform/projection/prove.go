@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
 )
 
 // What control totals ask for is done here, by the process that owns the
@@ -36,7 +38,7 @@ type jobKey struct {
 type patience struct {
 	attempts int
 	next     time.Time
-	ends     map[string]map[int32]int64 // the logs' ends when the job was first seen
+	ends     map[string]map[int32]consumer.Bounds // the logs' ends when the job was first seen
 }
 
 // prove does what the books ask for, until the context ends.
@@ -155,7 +157,7 @@ func (p *Projection[S]) do(ctx context.Context, j job, w *patience) (done bool, 
 // job was first seen: what it is going to read anyway is not fetched.
 func (p *Projection[S]) near(ctx context.Context, j job, w *patience) (bool, error) {
 	if w.ends == nil {
-		ends, err := p.logEnds(ctx)
+		ends, err := p.bounds(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -170,7 +172,7 @@ func (p *Projection[S]) near(ctx context.Context, j job, w *patience) (bool, err
 		return false, fmt.Errorf("read a position: %w", err)
 	}
 	topic := p.topics[j.source]
-	return offsets[topic] >= w.ends[topic][j.partition], nil
+	return offsets[topic] >= w.ends[topic][j.partition].End, nil
 }
 
 // feedInterval brings in what the owner has between two sequences. What is here

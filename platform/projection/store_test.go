@@ -152,14 +152,6 @@ func TestZombieIsFenced(t *testing.T) {
 	same(t, memory(t, fact("o", "order/o", 1, &note{Add: 1}), fact("o", "order/o", 2, &note{Add: 2}), last), old.viewRows())
 }
 
-func TestTopicMadeAgainIsRefused(t *testing.T) {
-	s := fresh(t)
-	other := map[string]string{kafka.TopicOrder: "another"}
-	if _, err := s.Claim(t.Context(), 0, other); err == nil {
-		t.Error("a position was claimed for another log")
-	}
-}
-
 func TestFullRedelivery(t *testing.T) {
 	s := fresh(t)
 	l := newTopics()
