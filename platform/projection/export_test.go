@@ -10,6 +10,12 @@ import (
 // HealDue tries every gap whose time has come once.
 func (p *Projection[S]) HealDue(ctx context.Context) (int, error) { return p.healDue(ctx) }
 
+// LookAtParked pauses the reader, or lets it go on.
+func (p *Projection[S]) LookAtParked(ctx context.Context) error { return p.lookAtParked(ctx) }
+
+// Cached is how many orders a partition has in memory.
+func (p *Projection[S]) Cached(number int32) int { return len(p.partitions[number].orders) }
+
 // Point makes the generation answer without waiting for it to be built.
 func (p *Projection[S]) Point(ctx context.Context) error {
 	if err := p.own.point(ctx, p.pool); err != nil {

@@ -3,11 +3,12 @@ package projection
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
@@ -25,14 +26,20 @@ type metrics struct {
 
 // gauges are what is observed on demand, by name.
 type gauges struct {
-	parked    func(context.Context) (map[string]int64, error)
-	staleness func(context.Context) (map[string]time.Duration, error)
-	assigned  func() int
+	parked   func(context.Context) (map[string]int64, error)
+	sources  func(context.Context) ([]*freshnessv1.SourceFreshness, error)
+	assigned func() int
+	paused   func() bool
 }
 
 func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics, error) {
 	meter := tel.Meter(scope)
 	m := &metrics{generation: attribute.String("tidemark.generation", generation)}
+	states := map[freshnessv1.Completeness]string{
+		freshnessv1.Completeness_COMPLETENESS_PROVEN:   "proven",
+		freshnessv1.Completeness_COMPLETENESS_UNPROVEN: "unproven",
+		freshnessv1.Completeness_COMPLETENESS_VIOLATED: "violated",
+	}
 	var err error
 	if m.facts, err = meter.Int64Counter("tidemark.projection.facts", metric.WithUnit("{fact}"),
 		metric.WithDescription("Facts by the verdict they got.")); err != nil {
@@ -57,6 +64,21 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
 	}
+	completeness, err := meter.Int64ObservableGauge("tidemark.projection.completeness", metric.WithUnit("1"),
+		metric.WithDescription("What control totals say of a source: 1 for the state it is in, 0 for the others."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	blocked, err := meter.Int64ObservableGauge("tidemark.projection.blocked", metric.WithUnit("{aggregate}"),
+		metric.WithDescription("Aggregates that a source holds back because an event of them cannot be sent."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	paused, err := meter.Int64ObservableGauge("tidemark.projection.paused", metric.WithUnit("1"),
+		metric.WithDescription("1 while reading is paused because too many aggregates are parked."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
 	m.registration, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		o.ObserveInt64(assigned, int64(g.assigned()), metric.WithAttributes(m.generation))
 		counts, err := g.parked(ctx)
@@ -66,15 +88,31 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 		for verdict, n := range counts {
 			o.ObserveInt64(parked, n, metric.WithAttributes(m.generation, attribute.String("tidemark.verdict", verdict)))
 		}
-		ages, err := g.staleness(ctx)
+		still := int64(0)
+		if g.paused() {
+			still = 1
+		}
+		o.ObserveInt64(paused, still, metric.WithAttributes(m.generation))
+		sources, err := g.sources(ctx)
 		if err != nil {
 			return err
 		}
-		for source, age := range ages {
-			o.ObserveFloat64(staleness, age.Seconds(), metric.WithAttributes(m.generation, attribute.String("tidemark.source", source)))
+		for _, s := range sources {
+			source := attribute.String("tidemark.source", s.GetSource())
+			if s.GetStaleness() != nil {
+				o.ObserveFloat64(staleness, s.GetStaleness().AsDuration().Seconds(), metric.WithAttributes(m.generation, source))
+			}
+			o.ObserveInt64(blocked, s.GetBlockedCount(), metric.WithAttributes(m.generation, source))
+			for state, name := range states {
+				is := int64(0)
+				if state == s.GetCompleteness() {
+					is = 1
+				}
+				o.ObserveInt64(completeness, is, metric.WithAttributes(m.generation, source, attribute.String("tidemark.state", name)))
+			}
 		}
 		return nil
-	}, assigned, parked, staleness)
+	}, assigned, parked, staleness, completeness, blocked, paused)
 	if err != nil {
 		return nil, fmt.Errorf("register gauges: %w", err)
 	}
@@ -106,18 +144,8 @@ func (p *Projection[S]) parkedNow(ctx context.Context) (map[string]int64, error)
 	return counts, nil
 }
 
-// stalenessNow returns the age of each source; a source that is not known in
-// every partition is left out.
-func (p *Projection[S]) stalenessNow(ctx context.Context) (map[string]time.Duration, error) {
+// standNow returns how the sources of an answer over all orders stand.
+func (p *Projection[S]) standNow(ctx context.Context) ([]*freshnessv1.SourceFreshness, error) {
 	f, err := p.Read(ctx, nil, "", func(*pgx.Batch) {})
-	if err != nil {
-		return nil, err
-	}
-	ages := map[string]time.Duration{}
-	for _, source := range f.GetSources() {
-		if source.GetStaleness() != nil {
-			ages[source.GetSource()] = source.GetStaleness().AsDuration()
-		}
-	}
-	return ages, nil
+	return f.GetSources(), err
 }

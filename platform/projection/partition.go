@@ -42,6 +42,9 @@ func (p *Projection[S]) Handle(ctx context.Context, number int32, records []cons
 	if pt == nil {
 		return fmt.Errorf("partition %d of %s: %w", number, p.own, consumer.ErrFenced)
 	}
+	if paused := p.paused.Load(); paused != nil {
+		return paused
+	}
 	items := make([]item, len(records))
 	for i, r := range records {
 		if err := p.cfg.Codec.LearnRecord(ctx, r.Headers); err != nil {

@@ -52,7 +52,10 @@ type Config struct {
 	ControlTopic string
 	Codec        Codec
 	// Journal heals what is missing; nil leaves it missing.
-	Journal   Journal
+	Journal Journal
+	// MaxParked is how many aggregates may be parked before reading pauses, or a
+	// twentieth of all if that is more; 0 means 1,000.
+	MaxParked int
 	Telemetry *telemetry.Telemetry
 	Log       *slog.Logger
 }
@@ -78,6 +81,10 @@ type Projection[S any] struct {
 	reads   atomic.Pointer[reading]
 	foreign func() bool // see shared
 
+	crowd       chan struct{} // holds one token while many were parked
+	newlyParked atomic.Int64
+	paused      atomic.Pointer[errPaused]
+
 	claiming sync.Mutex
 	claimed  struct {
 		at    time.Time
@@ -100,7 +107,7 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 	}
 	p := &Projection[S]{
 		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
-		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1),
+		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1), crowd: make(chan struct{}, 1),
 		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{},
 	}
 	p.foreign = p.shared
@@ -152,7 +159,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 }
 
 func (p *Projection[S]) prepare() (err error) {
-	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.stalenessNow, func() int { return len(p.Status().Assigned) }}); err != nil {
+	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.standNow, func() int { return len(p.Status().Assigned) }, func() bool { return p.paused.Load() != nil }}); err != nil {
 		return err
 	}
 	topics := []string{p.cfg.ControlTopic}
@@ -174,6 +181,7 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 	group.Go(func() error { return p.heal(ctx) })
 	group.Go(func() error { return p.prove(ctx) })
 	group.Go(func() error { return p.watchEnds(ctx) })
+	group.Go(func() error { return p.guard(ctx) })
 	group.Go(func() error { return p.build(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("projection %s: %w", p.own, err)
@@ -211,6 +219,7 @@ func (p *Projection[S]) Status() consumer.Status { return p.consumer.Status() }
 func (p *Projection[S]) tell(ctx context.Context, d *delta) {
 	p.waiters.tell(d.changes)
 	p.metrics.count(ctx, d.counts)
+	p.crowded(len(d.quarantined))
 	for _, q := range d.quarantined {
 		if q.verdict == Gap || q.verdict == NewerEpoch || q.verdict == Equivocation {
 			poke(p.gaps)

@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"testing"
 	"time"
@@ -74,6 +75,7 @@ type one struct {
 	from   *sender
 	broker *embedded.Broker
 	client *kgo.Client
+	log    *said
 }
 
 func newOne(t *testing.T) *one {
@@ -83,12 +85,13 @@ func newOne(t *testing.T) *one {
 		t.Fatal(err)
 	}
 	t.Cleanup(broker.Close)
-	journal := journalOf()
+	journal, log := journalOf(), &said{slog.DiscardHandler, make(chan slog.Record, 1000)}
 	s := open(t, testkit.PostgresURL(t), withJournal(journal), func(c *projection.Config, v *projection.View[tally]) {
 		c.Kafka = kafka.Config{Brokers: broker.Addr(), Partitions: 1}
+		c.Log = slog.New(log)
 		v.Sources = []string{"order"}
 	})
-	o := &one{subject: s, from: senderOf(newTopics(), journal, "order"), broker: broker}
+	o := &one{subject: s, from: senderOf(newTopics(), journal, "order"), broker: broker, log: log}
 	o.dial()
 	return o
 }
