@@ -71,6 +71,7 @@ func (g *globals) base() (host string, base int, err error) {
 // clientCommands are the commands that talk to a running fleet.
 type clientCommands struct {
 	Order      orderCmd      `cmd:"" help:"Place orders and move them on."`
+	Process    processCmd    `cmd:"" help:"For operators: the processes that move orders on."`
 	Payment    paymentCmd    `cmd:"" help:"Payments of orders."`
 	Shipment   shipmentCmd   `cmd:"" help:"Shipments of orders."`
 	Timeline   timelineCmd   `cmd:"" help:"What happened to a customer's orders."`

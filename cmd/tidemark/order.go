@@ -12,6 +12,7 @@ type orderCmd struct {
 	Place    orderPlaceCmd    `cmd:"" help:"Place an order. Without flags: a demo order."`
 	Get      orderGetCmd      `cmd:"" help:"Show an order as its owner sees it now."`
 	List     orderListCmd     `cmd:"" help:"List orders, newest first."`
+	Explain  orderExplainCmd  `cmd:"" help:"Why is it where it is, and what happens next?"`
 	Amend    orderAmendCmd    `cmd:"" help:"Change lines, fee, address or promise before dispatch."`
 	Hold     orderHoldCmd     `cmd:"" help:"Stop an order until it is released."`
 	Release  orderReleaseCmd  `cmd:"" help:"Lift a hold."`

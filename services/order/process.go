@@ -121,7 +121,7 @@ func fulfilmentProcess(version int) process.Definition[fulfilment] {
 		Settled: (*fulfilment).settled,
 		Fired:   func(s *fulfilment, timer string) { note(&s.Fired, timer, true) },
 		Next:    func(s *fulfilment) process.Plan { return next(s, rules) },
-		Waits:   func(s *fulfilment) []process.Wait { return waits(s, rules) },
+		Waits:   waits,
 	}
 }
 

@@ -1,28 +1,16 @@
 package order
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/tidemark-dev/tidemark/platform/avro"
-	"github.com/tidemark-dev/tidemark/platform/consumer"
-	"github.com/tidemark-dev/tidemark/platform/kafka"
-	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/process"
-	"github.com/tidemark-dev/tidemark/platform/rpc"
-	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
-	journalv1 "github.com/tidemark-dev/tidemark/proto/journal/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 	paymentv1 "github.com/tidemark-dev/tidemark/proto/payment/v1"
 	shipmentv1 "github.com/tidemark-dev/tidemark/proto/shipment/v1"
@@ -220,64 +208,4 @@ func warehouseOf(line facts.OrderLine) string {
 		return defaultWarehouse
 	}
 	return line.Warehouse
-}
-
-// ProcessConfig says where the process finds the services it commands.
-type ProcessConfig struct {
-	Enabled      bool   `help:"Let the fulfilment process move MANAGED orders on." default:"true" negatable:""`
-	PaymentAddr  string `help:"gRPC address of the payment service." default:"127.0.0.1:7102"`
-	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
-}
-
-// markDispatched tells the order's row, in the transaction that learns of it,
-// that a parcel left: it waits for a command that holds the row, and the next
-// command sees it.
-func markDispatched(b *pgx.Batch, id string, s *fulfilment) {
-	if s.Marked || !s.dispatched() {
-		return
-	}
-	s.Marked = true
-	b.Queue(`UPDATE orders SET dispatched = true WHERE id = $1`, id)
-}
-
-// startFulfilment adds the process to the service: a consumer of all three
-// contexts' topics that folds facts, and a dispatcher that sends commands. self
-// is the service's own gRPC address.
-func startFulfilment(ctx context.Context, g *lifecycle.Group, cfg Config, self string, pool *pgxpool.Pool, codec *avro.Codec, tel *telemetry.Telemetry, log *slog.Logger) error {
-	var conns []*grpc.ClientConn
-	for _, addr := range []string{self, cfg.Fulfilment.PaymentAddr, cfg.Fulfilment.ShipmentAddr} {
-		conn, err := rpc.Dial(addr, tel)
-		if err != nil {
-			return err
-		}
-		g.OnStop("connection", func(context.Context) error { return conn.Close() })
-		conns = append(conns, conn)
-	}
-	to := participants{
-		order:    orderv1.NewOrderServiceClient(conns[0]),
-		payment:  paymentv1.NewPaymentServiceClient(conns[1]),
-		shipment: shipmentv1.NewShipmentServiceClient(conns[2]),
-		requests: map[string]journalv1.RequestServiceClient{},
-	}
-	for i, name := range targets {
-		to.requests[name] = journalv1.NewRequestServiceClient(conns[i])
-	}
-	manager, err := process.NewManager(pool, process.Participants{
-		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve,
-	}, log, fulfilmentVersions()...)
-	if err != nil {
-		return err
-	}
-	manager.Beside = markDispatched
-	facts, err := consumer.New(consumer.Config{
-		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName,
-		Topics:    []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},
-		Telemetry: tel, Log: log,
-	}, process.NewFeed(manager, codec))
-	if err != nil {
-		return err
-	}
-	g.Go("fulfilment commands", manager.Run)
-	g.Go("fulfilment facts", facts.Run)
-	return nil
 }

@@ -111,12 +111,13 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		g.Go("server", srv.Serve)
 		if cfg.Fulfilment.Enabled {
-			if err := startFulfilment(ctx, g, cfg, addr, pool, codec, tel, log); err != nil {
+			err := startFulfilment(g, fulfilmentParts{cfg: cfg, self: addr, srv: srv, pager: pager, pool: pool, codec: codec, tel: tel, log: log})
+			if err != nil {
 				return err
 			}
 		}
+		g.Go("server", srv.Serve)
 		log.InfoContext(ctx, "serving", "addr", addr)
 		if cfg.Ready != nil {
 			cfg.Ready(addr)

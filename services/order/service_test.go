@@ -30,6 +30,7 @@ import (
 type service struct {
 	testing.TB
 	orderpb.OrderServiceClient
+	orderpb.ProcessServiceClient
 	journal journalpb.JournalServiceClient
 	pool    *pgxpool.Pool
 }
@@ -43,6 +44,7 @@ func start(t testing.TB) *service {
 	cfg.Postgres.URL = testkit.PostgresURL(t)
 	cfg.Kafka.Brokers, cfg.Kafka.RegistryURL = testkit.Broker(t).Addr(), ""
 	cfg.RPC.Addr, cfg.RPC.HTTPAddr = "127.0.0.1:0", ""
+	cfg.Fulfilment.PaymentAddr, cfg.Fulfilment.ShipmentAddr = "127.0.0.1:1", "127.0.0.1:1" // nobody is there
 	ready, done := make(chan string, 1), make(chan error, 1)
 	cfg.Ready = func(addr string) { ready <- addr }
 	ctx, cancel := context.WithCancel(context.Background())
@@ -57,6 +59,7 @@ func start(t testing.TB) *service {
 	case err := <-done:
 		t.Fatal(err)
 	}
+	s.ProcessServiceClient = orderpb.NewProcessServiceClient(conn)
 	s.OrderServiceClient, s.journal = orderpb.NewOrderServiceClient(conn), journalpb.NewJournalServiceClient(conn)
 	t.Cleanup(func() {
 		_ = conn.Close()

@@ -31,6 +31,7 @@ type service struct {
 	journal journalpb.JournalServiceClient
 	pool    *pgxpool.Pool
 	cfg     Config
+	addr    string
 	stop    func()
 }
 
@@ -66,6 +67,7 @@ func (s *service) run() {
 	var conn *grpc.ClientConn
 	select {
 	case addr := <-ready:
+		s.addr = addr
 		var err error
 		// No retries: the tests want to see every answer.
 		if conn, err = rpc.Dial(addr, telemetry.Off(), grpc.WithDisableRetry()); err != nil {

@@ -37,6 +37,7 @@ type Conns struct {
 // Fleet is the typed clients of a fleet.
 type Fleet struct {
 	Orders     orderv1.OrderServiceClient
+	Processes  orderv1.ProcessServiceClient
 	Payments   paymentv1.PaymentServiceClient
 	Shipments  shipmentv1.ShipmentServiceClient
 	Timeline   timelinev1.TimelineServiceClient
@@ -50,6 +51,7 @@ type Fleet struct {
 func New(conns Conns) *Fleet {
 	return &Fleet{
 		Orders:     orderv1.NewOrderServiceClient(conns.Order),
+		Processes:  orderv1.NewProcessServiceClient(conns.Order),
 		Payments:   paymentv1.NewPaymentServiceClient(conns.Payment),
 		Shipments:  shipmentv1.NewShipmentServiceClient(conns.Shipment),
 		Timeline:   timelinev1.NewTimelineServiceClient(conns.Timeline),
