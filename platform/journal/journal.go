@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -20,9 +19,6 @@ import (
 
 //go:embed migrations/*.sql
 var migrations embed.FS
-
-// RequestMemory is how long the answer to a request id is remembered.
-const RequestMemory = 30 * 24 * time.Hour
 
 // Config is what a journal has to know about its service.
 type Config struct {
@@ -83,40 +79,5 @@ func (j *Journal) signal() {
 	select {
 	case j.wake <- struct{}{}:
 	default:
-	}
-}
-
-// Prune forgets answers older than RequestMemory until ctx ends, but never those
-// to name-based request ids (UUID version 5): a process makes such an id from its
-// own name and that of its step, so it may come again as long as the process is
-// open. Its failures are logged: they cost disk, never a command.
-func (j *Journal) Prune(ctx context.Context) error {
-	ticker := time.NewTicker(10 * time.Minute)
-	defer ticker.Stop()
-	for {
-		if err := j.pruneOnce(ctx); err != nil && ctx.Err() == nil {
-			j.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "pruning request ids failed", slog.Any("error", err))
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-func (j *Journal) pruneOnce(ctx context.Context) error {
-	const chunk = 5_000
-	for {
-		tag, err := j.pool.Exec(ctx, `
-			DELETE FROM idempotency WHERE request_id IN (
-				SELECT request_id FROM idempotency
-				 WHERE created_at < clock_timestamp() - $1::interval AND substr(request_id, 15, 1) <> '5' LIMIT $2)`, RequestMemory, chunk)
-		if err != nil {
-			return fmt.Errorf("prune request ids: %w", err)
-		}
-		if tag.RowsAffected() < chunk {
-			return nil
-		}
 	}
 }

@@ -48,6 +48,10 @@ type Config struct {
 	Tuning    Tuning
 }
 
+// DefaultBatch is how many rows of a partition one read of the unsent set takes.
+// Larger batches drain a backlog faster and hold more in memory.
+const DefaultBatch = 500
+
 // Tuning are times and sizes; zero values mean the defaults.
 type Tuning struct {
 	// LeaseTTL is how long a silent owner keeps its partitions; default 5 s.
@@ -61,7 +65,8 @@ type Tuning struct {
 	// Coalesce is the least time between two reads while commits keep coming;
 	// default 2 ms. The first commit after a pause is read at once.
 	Coalesce time.Duration
-	// BatchPerPartition is how many rows of a partition one read takes; default 200.
+	// BatchPerPartition is how many rows of a partition one read takes; default
+	// DefaultBatch.
 	BatchPerPartition int
 }
 
@@ -76,7 +81,7 @@ func (t Tuning) withDefaults() Tuning {
 	set(&t.ControlEvery, time.Second)
 	set(&t.Coalesce, 2*time.Millisecond)
 	if t.BatchPerPartition <= 0 {
-		t.BatchPerPartition = 200
+		t.BatchPerPartition = DefaultBatch
 	}
 	return t
 }

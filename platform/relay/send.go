@@ -70,7 +70,7 @@ func (o *owner) send(ctx context.Context, rows []*row) error {
 func (o *owner) message(r *row) *ck.Message {
 	return &ck.Message{
 		TopicPartition: ck.TopicPartition{Topic: &o.topic, Partition: r.Partition},
-		Key:            []byte(r.Key), Value: r.value, Headers: headers(r.Headers()),
+		Key:            []byte(r.Key), Value: r.value, Headers: r.headers,
 	}
 }
 

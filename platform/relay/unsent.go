@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -18,6 +19,7 @@ type row struct {
 	follows bool   // its aggregate is blocked
 	bad     string // why it can never be sent
 	value   []byte // framed
+	headers []ck.Header
 }
 
 // unsentSet is one read of the unsent set.

@@ -15,14 +15,15 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/relay"
 )
 
 // leastBareRate is what the bare loop must reach for a run to count: below it
 // the machine was busy with something else.
 const leastBareRate = 60_000
 
-// drainBatch is what our relay reads at once: 200 rows of each partition.
-const drainBatch = 200 * int(kafka.DefaultPartitions)
+// drainBatch is what our relay reads at once.
+const drainBatch = relay.DefaultBatch * int(kafka.DefaultPartitions)
 
 // DrainResult compares our relay with a bare loop.
 type DrainResult struct {
