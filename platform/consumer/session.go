@@ -72,6 +72,8 @@ func (c *Consumer) session(ctx context.Context) (err error) {
 			err = s.deliver(ev)
 		case ck.Error:
 			err = s.judge(ev)
+		case *ck.Stats:
+			_ = s.telemetry.Statistics(ev.String()) // it only shows; nothing is wrong with the consumer
 		}
 		if err = errors.Join(err, s.fatal); err != nil {
 			return err

@@ -78,6 +78,10 @@ func (c Config) base(clientID string) (ck.ConfigMap, error) {
 	return m, nil
 }
 
+// statisticsMillis is how often clients report about themselves, as events that
+// whoever polls them hands to kafkaotel.
+const statisticsMillis = 15_000
+
 // NewProducer returns an idempotent producer that never gives up on a message:
 // acks=all, no message timeout. An in-flight message is therefore never
 // cancelled; only a fatal error ends it, and then the producer must be replaced.
@@ -89,6 +93,7 @@ func NewProducer(c Config, clientID string) (*ck.Producer, error) {
 	}
 	for name, value := range map[string]ck.ConfigValue{
 		"enable.idempotence":           true,
+		"statistics.interval.ms":       statisticsMillis,
 		"acks":                         "all",
 		"message.timeout.ms":           0,
 		"linger.ms":                    "0.5", // the client takes no floats
@@ -134,6 +139,7 @@ func NewConsumer(c Config, o ConsumerOptions) (*ck.Consumer, error) {
 	}
 	for name, value := range map[string]ck.ConfigValue{
 		"group.id":                      o.Group,
+		"statistics.interval.ms":        statisticsMillis,
 		"group.protocol":                "classic",
 		"partition.assignment.strategy": "range",
 		"auto.offset.reset":             "error",

@@ -240,6 +240,10 @@ func (o *owner) drain(done chan<- struct{}) {
 	defer close(done)
 	var said time.Time
 	for e := range o.producer.Events() {
+		if stats, ok := e.(*ck.Stats); ok {
+			_ = o.otel.Statistics(stats.String()) // it only shows; nothing is wrong with the producer
+			continue
+		}
 		err, ok := e.(ck.Error)
 		switch {
 		case !ok:

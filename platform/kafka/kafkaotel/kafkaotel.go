@@ -1,19 +1,28 @@
-// Package kafkaotel gives a confluent-kafka-go client spans, links and metrics
-// in today's messaging conventions. It knows Kafka and OpenTelemetry and
-// nothing of Tidemark, so that others can use it.
+// Package kafkaotel instruments confluent-kafka-go with OpenTelemetry: spans,
+// links and metrics in the messaging conventions of semconv v1.43.0, and the
+// client library's own statistics as metrics. It knows Kafka and OpenTelemetry
+// and nothing of Tidemark; it wraps no client and changes no configuration, so
+// it fits beside any way of using one. README.md lists what it emits.
+//
+// A producer calls [Telemetry.Send] for each message and Done with its delivery
+// report. A consumer calls [Telemetry.Process] around its work on a message or
+// a batch. Whoever polls events hands statistics to [Telemetry.Statistics].
+//
+// All methods may be called concurrently.
 package kafkaotel
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strconv"
-	"time"
+	"sync"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/messagingconv"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -24,128 +33,59 @@ var propagator = propagation.TraceContext{}
 // Telemetry makes the spans and counts the messages of one process.
 type Telemetry struct {
 	tracer    trace.Tracer
-	sent      metric.Int64Counter
-	consumed  metric.Int64Counter
-	operation metric.Float64Histogram
-	process   metric.Float64Histogram
+	sent      messagingconv.ClientSentMessages
+	consumed  messagingconv.ClientConsumedMessages
+	operation messagingconv.ClientOperationDuration
+	process   messagingconv.ProcessDuration
+	topics    sync.Map // of a topic's name, its *destination
+	stats     *statistics
+}
+
+// destination is what all messages of one topic share: made once, because
+// making it costs more than sending.
+type destination struct {
+	spanName string
+	sent     attribute.Set
+	count    []metric.AddOption
+	duration []metric.RecordOption
 }
 
 // New returns telemetry over the given providers; it uses no global state.
 func New(tp trace.TracerProvider, mp metric.MeterProvider) (*Telemetry, error) {
-	meter := mp.Meter(scope)
-	t := &Telemetry{tracer: tp.Tracer(scope)}
-	var err error
-	if t.sent, err = meter.Int64Counter("messaging.client.sent.messages", metric.WithUnit("{message}"),
-		metric.WithDescription("Messages a producer tried to send.")); err != nil {
-		return nil, fmt.Errorf("make counter of sent messages: %w", err)
-	}
-	if t.consumed, err = meter.Int64Counter("messaging.client.consumed.messages", metric.WithUnit("{message}"),
-		metric.WithDescription("Messages handed to the application.")); err != nil {
-		return nil, fmt.Errorf("make counter of consumed messages: %w", err)
-	}
+	meter := mp.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
+	t := &Telemetry{tracer: tp.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)), stats: newStatistics(meter)}
 	seconds := metric.WithExplicitBucketBoundaries(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-	if t.operation, err = meter.Float64Histogram("messaging.client.operation.duration", metric.WithUnit("s"), seconds,
-		metric.WithDescription("Time from handing a message over to its acknowledgement.")); err != nil {
-		return nil, fmt.Errorf("make histogram of operations: %w", err)
-	}
-	if t.process, err = meter.Float64Histogram("messaging.process.duration", metric.WithUnit("s"), seconds,
-		metric.WithDescription("Time to process a message or a batch.")); err != nil {
-		return nil, fmt.Errorf("make histogram of processing: %w", err)
+	var errs [4]error
+	t.sent, errs[0] = messagingconv.NewClientSentMessages(meter)
+	t.consumed, errs[1] = messagingconv.NewClientConsumedMessages(meter)
+	t.operation, errs[2] = messagingconv.NewClientOperationDuration(meter, seconds)
+	t.process, errs[3] = messagingconv.NewProcessDuration(meter, seconds)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("make messaging instruments: %w", err)
 	}
 	return t, nil
 }
 
-// Sending is one message on its way to the broker.
-type Sending struct {
-	t     *Telemetry
-	span  trace.Span
-	start time.Time
-	topic string
+func (t *Telemetry) destination(topic string) *destination {
+	if known, ok := t.topics.Load(topic); ok {
+		return known.(*destination)
+	}
+	made := &destination{
+		spanName: "send " + topic,
+		sent: attribute.NewSet(semconv.MessagingSystemKafka, semconv.MessagingOperationName("send"),
+			semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(topic)),
+	}
+	set := metric.WithAttributeSet(made.sent)
+	made.count, made.duration = []metric.AddOption{set}, []metric.RecordOption{set}
+	known, _ := t.topics.LoadOrStore(topic, made)
+	return known.(*destination)
 }
 
-// Send starts the span "send <topic>" as a child of the span context in ctx.
-// Attributes are added as they are.
-func (t *Telemetry) Send(ctx context.Context, m *ck.Message, attrs ...attribute.KeyValue) Sending {
-	topic := topicOf(m)
-	s := Sending{t: t, start: time.Now(), topic: topic}
-	_, s.span = t.tracer.Start(ctx, "send "+topic, trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(s.start))
-	if s.span.IsRecording() {
-		s.span.SetAttributes(destination(m, "send")...)
-		s.span.SetAttributes(attrs...)
-	}
-	return s
-}
-
-// Done ends the span with the broker's answer. The message is the one of the
-// delivery report; it carries the offset.
-func (s Sending) Done(ctx context.Context, m *ck.Message, err error) {
-	attrs := []attribute.KeyValue{
-		attribute.String("messaging.system", "kafka"),
-		attribute.String("messaging.destination.name", s.topic),
-		attribute.String("messaging.operation.name", "send"),
-	}
-	if err != nil {
-		attrs = append(attrs, attribute.String("error.type", ErrorType(err)))
-	}
-	set := metric.WithAttributeSet(attribute.NewSet(attrs...))
-	s.t.sent.Add(ctx, 1, set)
-	s.t.operation.Record(ctx, time.Since(s.start).Seconds(), set)
-	if s.span.IsRecording() {
-		if err != nil {
-			s.span.SetStatus(codes.Error, err.Error())
-			s.span.SetAttributes(attribute.String("error.type", ErrorType(err)))
-		} else if m != nil && m.TopicPartition.Offset >= 0 {
-			s.span.SetAttributes(attribute.Int64("messaging.kafka.offset", int64(m.TopicPartition.Offset)))
-		}
-	}
-	s.span.End()
-}
-
-// Processing is a batch of messages that is being worked on.
-type Processing struct {
-	t     *Telemetry
-	span  trace.Span
-	start time.Time
-	set   metric.MeasurementOption
-}
-
-// MaxLinks bounds the links of one batch span.
-const MaxLinks = 128
-
-// Process starts the span "process <name>" of a batch. A batch has many
-// causes, so each message becomes a link and none a parent.
-func (t *Telemetry) Process(ctx context.Context, name, group string, messages []*ck.Message) (context.Context, Processing) {
-	links := make([]trace.Link, 0, min(len(messages), MaxLinks))
-	for _, m := range messages {
-		if len(links) == MaxLinks {
-			break
-		}
-		if sc := SpanContext(m); sc.IsValid() {
-			links = append(links, trace.Link{SpanContext: sc, Attributes: []attribute.KeyValue{
-				attribute.String("messaging.destination.partition.id", strconv.Itoa(int(m.TopicPartition.Partition))),
-				attribute.Int64("messaging.kafka.offset", int64(m.TopicPartition.Offset)),
-			}})
-		}
-	}
-	attrs := []attribute.KeyValue{
-		attribute.String("messaging.system", "kafka"),
-		attribute.String("messaging.operation.name", "process"),
-		attribute.String("messaging.consumer.group.name", group),
-	}
-	p := Processing{t: t, start: time.Now(), set: metric.WithAttributeSet(attribute.NewSet(attrs...))}
-	ctx, p.span = t.tracer.Start(ctx, "process "+name, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithLinks(links...),
-		trace.WithAttributes(append(attrs, attribute.Int("messaging.batch.message_count", len(messages)))...))
-	t.consumed.Add(ctx, int64(len(messages)), p.set)
-	return ctx, p
-}
-
-// Done ends the batch's span.
-func (p Processing) Done(ctx context.Context, err error) {
-	p.t.process.Record(ctx, time.Since(p.start).Seconds(), p.set)
-	if err != nil {
-		p.span.SetStatus(codes.Error, err.Error())
-	}
-	p.span.End()
+// Inject puts the span context of ctx into the message's headers, in place of
+// any that is there. Do it where the message is caused, which may be long
+// before it is sent.
+func Inject(ctx context.Context, m *ck.Message) {
+	propagator.Inject(ctx, carrier{m})
 }
 
 // SpanContext returns the span context in the headers of a message; invalid if
@@ -155,12 +95,14 @@ func SpanContext(m *ck.Message) trace.SpanContext {
 	return trace.SpanContextFromContext(ctx)
 }
 
-// ErrorType returns the low-cardinality name of a client error.
+// ErrorType returns the low-cardinality name of an error of the client, and
+// "_OTHER" for any other.
 func ErrorType(err error) string {
-	if e, ok := err.(ck.Error); ok {
+	var e ck.Error
+	if errors.As(err, &e) {
 		return e.Code().String()
 	}
-	return "_OTHER"
+	return semconv.ErrorTypeOther.Value.AsString()
 }
 
 func topicOf(m *ck.Message) string {
@@ -170,17 +112,7 @@ func topicOf(m *ck.Message) string {
 	return *m.TopicPartition.Topic
 }
 
-func destination(m *ck.Message, operation string) []attribute.KeyValue {
-	return []attribute.KeyValue{
-		attribute.String("messaging.system", "kafka"),
-		attribute.String("messaging.destination.name", topicOf(m)),
-		attribute.String("messaging.operation.name", operation),
-		attribute.String("messaging.operation.type", operation),
-		attribute.String("messaging.destination.partition.id", strconv.Itoa(int(m.TopicPartition.Partition))),
-		attribute.Int("messaging.message.body.size", len(m.Value)),
-	}
-}
-
+// carrier lets the propagator read and write a message's headers.
 type carrier struct{ m *ck.Message }
 
 func (c carrier) Get(key string) string {
@@ -193,6 +125,12 @@ func (c carrier) Get(key string) string {
 }
 
 func (c carrier) Set(key, value string) {
+	for i := range c.m.Headers {
+		if c.m.Headers[i].Key == key {
+			c.m.Headers[i].Value = []byte(value)
+			return
+		}
+	}
 	c.m.Headers = append(c.m.Headers, ck.Header{Key: key, Value: []byte(value)})
 }
 

@@ -139,3 +139,60 @@ func TestLinksAreBounded(t *testing.T) {
 		t.Errorf("%d links", n)
 	}
 }
+
+// A batch of two topics counts per topic, and a failure says of which kind.
+func TestABatchCountsPerTopicAndSaysHowItFailed(t *testing.T) {
+	r := record(t)
+	other := "payments"
+	messages := []*ck.Message{message(0, ""), message(1, ""), {TopicPartition: ck.TopicPartition{Topic: &other}}}
+	ctx, p := r.Process(t.Context(), "timeline", "g", messages)
+	p.Done(ctx, ck.NewError(ck.ErrTimedOut, "the database is slow", false))
+	if span := r.spans.GetSpans()[0]; span.Status.Code != codes.Error || attributes(span)["error.type"] != ck.ErrTimedOut.String() ||
+		attributes(span)["messaging.destination.name"] != "" || attributes(span)["messaging.batch.message_count"] != "3" {
+		t.Errorf("span %v %v", span.Status, attributes(span))
+	}
+	got := map[string]int64{}
+	for set, n := range r.points(t, "messaging.client.consumed.messages") {
+		topic, _ := set.Value("messaging.destination.name")
+		got[topic.AsString()] = n
+		for _, key := range []attribute.Key{"messaging.system", "messaging.operation.name", "messaging.consumer.group.name"} {
+			if !set.HasValue(key) {
+				t.Errorf("no %s", key)
+			}
+		}
+	}
+	if diff := cmp.Diff(map[string]int64{"orders": 2, "payments": 1}, got); diff != "" {
+		t.Error(diff)
+	}
+	ctx, p = r.Process(t.Context(), "timeline", "g", messages[:2])
+	p.Done(ctx, nil)
+	if span := r.spans.GetSpans()[1]; attributes(span)["messaging.destination.name"] != "orders" {
+		t.Errorf("a batch of one topic does not name it: %v", attributes(span))
+	}
+}
+
+func TestInjectReplacesWhatIsThere(t *testing.T) {
+	r := record(t)
+	ctx, span := r.tracer.Start(t.Context(), "cause")
+	m := message(0, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	kafkaotel.Inject(ctx, m)
+	if got := kafkaotel.SpanContext(m); got.SpanID() != span.SpanContext().SpanID() || len(m.Headers) != 1 {
+		t.Errorf("%v in %d headers", got, len(m.Headers))
+	}
+	fresh := message(0, "")
+	kafkaotel.Inject(ctx, fresh)
+	if got := kafkaotel.SpanContext(fresh); got.TraceID() != span.SpanContext().TraceID() {
+		t.Errorf("%v", got)
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	telemetry, err := kafkaotel.New(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())), sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader())))
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := message(0, "")
+	for b.Loop() {
+		telemetry.Send(b.Context(), m).Done(b.Context(), m, nil)
+	}
+}
