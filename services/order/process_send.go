@@ -36,31 +36,38 @@ func target(request proto.Message) string {
 
 // send makes one call on behalf of the process, in the trace of its cause.
 func (p participants) send(ctx context.Context, request proto.Message, cause process.Cause) error {
-	ctx = inTrace(ctx, cause)
-	var err error
-	switch r := request.(type) {
-	case *orderv1.ConfirmOrderRequest:
-		_, err = p.order.ConfirmOrder(ctx, r)
-	case *orderv1.CancelOrderRequest:
-		_, err = p.order.CancelOrder(ctx, r)
-	case *orderv1.CompleteOrderRequest:
-		_, err = p.order.CompleteOrder(ctx, r)
-	case *paymentv1.AuthorizePaymentRequest:
-		_, err = p.payment.AuthorizePayment(ctx, r)
-	case *paymentv1.CapturePaymentRequest:
-		_, err = p.payment.CapturePayment(ctx, r)
-	case *paymentv1.VoidPaymentRequest:
-		_, err = p.payment.VoidPayment(ctx, r)
-	case *paymentv1.RefundPaymentRequest:
-		_, err = p.payment.RefundPayment(ctx, r)
-	case *shipmentv1.PlanShipmentRequest:
-		_, err = p.shipment.PlanShipment(ctx, r)
-	case *shipmentv1.CancelShipmentRequest:
-		_, err = p.shipment.CancelShipment(ctx, r)
-	default:
+	call := p.call(request)
+	if call == nil {
 		return fmt.Errorf("fulfilment sends no %T", request)
 	}
-	return err
+	return call(inTrace(ctx, cause))
+}
+
+// call returns how a request is sent; nil if it is none that the process sends.
+func (p participants) call(request proto.Message) func(context.Context) error {
+	switch r := request.(type) {
+	case *orderv1.AmendOrderRequest:
+		return func(ctx context.Context) error { _, err := p.order.AmendOrder(ctx, r); return err }
+	case *orderv1.ConfirmOrderRequest:
+		return func(ctx context.Context) error { _, err := p.order.ConfirmOrder(ctx, r); return err }
+	case *orderv1.CancelOrderRequest:
+		return func(ctx context.Context) error { _, err := p.order.CancelOrder(ctx, r); return err }
+	case *orderv1.CompleteOrderRequest:
+		return func(ctx context.Context) error { _, err := p.order.CompleteOrder(ctx, r); return err }
+	case *paymentv1.AuthorizePaymentRequest:
+		return func(ctx context.Context) error { _, err := p.payment.AuthorizePayment(ctx, r); return err }
+	case *paymentv1.CapturePaymentRequest:
+		return func(ctx context.Context) error { _, err := p.payment.CapturePayment(ctx, r); return err }
+	case *paymentv1.VoidPaymentRequest:
+		return func(ctx context.Context) error { _, err := p.payment.VoidPayment(ctx, r); return err }
+	case *paymentv1.RefundPaymentRequest:
+		return func(ctx context.Context) error { _, err := p.payment.RefundPayment(ctx, r); return err }
+	case *shipmentv1.PlanShipmentRequest:
+		return func(ctx context.Context) error { _, err := p.shipment.PlanShipment(ctx, r); return err }
+	case *shipmentv1.CancelShipmentRequest:
+		return func(ctx context.Context) error { _, err := p.shipment.CancelShipment(ctx, r); return err }
+	}
+	return nil
 }
 
 func inTrace(ctx context.Context, cause process.Cause) context.Context {

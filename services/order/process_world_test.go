@@ -58,6 +58,9 @@ func requestID(request proto.Message) string {
 
 // take executes a request as its owner would, and reports whether it refused.
 func (w *world) take(request proto.Message) (refused bool) {
+	if (participants{}).call(request) == nil {
+		w.t.Fatalf("the process issues a %T, which the service does not send", request)
+	}
 	id := requestID(request)
 	if w.blocked[id] {
 		return true

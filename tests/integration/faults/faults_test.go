@@ -43,16 +43,15 @@ type world struct {
 	choice   *rand.Rand
 	database *proxy
 	broker   *embedded.Broker
+
+	forgotten int64 // facts that the broker was made to forget
+	missing   int64 // facts that are not in the topics
 }
 
 func TestNothingIsLostUnderFaults(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: -short")
 	}
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("seed %d", *seed)
 	w := open(t)
 	ctx := t.Context()
 
@@ -73,6 +72,10 @@ func TestNothingIsLostUnderFaults(t *testing.T) {
 // injected from inside, and with a proxy in front of the database.
 func open(t *testing.T) *world {
 	t.Helper()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("seed %d", *seed)
 	dir, err := testkit.TempDir("faults")
 	if err != nil {
 		t.Fatal(err)

@@ -268,6 +268,9 @@ func (f *Fleet) Applied(ctx context.Context) (int64, error) {
 	return f.Count(ctx, "timeline", `SELECT count(*) FROM `+f.schema+`.entries`)
 }
 
+// Schema returns where the timeline's tables are, once Applied found it.
+func (f *Fleet) Schema() string { return f.schema }
+
 // Starts returns how often each part was started.
 func (f *Fleet) Starts() map[string]int {
 	f.mu.Lock()
