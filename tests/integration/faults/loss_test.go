@@ -18,8 +18,9 @@ import (
 	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
 )
 
-// detection is how soon after a record was lost a view must know.
-const detection = 2 * time.Second
+// detection is how soon a view must know of a loss, on whatever machine this runs.
+// What it really took is logged.
+const detection = 10 * time.Second
 
 // TestWhatTheBrokerLosesIsNamedAndHealed has the broker acknowledge facts and
 // forget them, of every source, while life goes on. No gap shows when it was an
@@ -167,8 +168,7 @@ func (w *world) factsIn(bytes []byte) (facts []identity) {
 // stands reports whether the timeline has all these facts.
 func (w *world) stands(ctx context.Context, facts []identity) bool {
 	for _, f := range facts {
-		n, err := w.Count(ctx, "timeline", fmt.Sprintf(`SELECT count(*) FROM %s.entries WHERE aggregate_type = '%s' AND aggregate_id = '%s' AND version = %d`,
-			w.Schema(), f.aggregate.Type, f.aggregate.ID, f.version))
+		n, err := w.Entries(ctx, fmt.Sprintf("aggregate_type = '%s' AND aggregate_id = '%s' AND version = %d", f.aggregate.Type, f.aggregate.ID, f.version))
 		if err != nil || n == 0 {
 			return false
 		}

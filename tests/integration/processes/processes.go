@@ -254,6 +254,11 @@ func (f *Fleet) sum(ctx context.Context, sql string) (int64, error) {
 
 // Applied counts the facts that the timeline shows: one entry each.
 func (f *Fleet) Applied(ctx context.Context) (int64, error) {
+	return f.Entries(ctx, "true")
+}
+
+// Entries counts the entries of the timeline that meet an SQL condition.
+func (f *Fleet) Entries(ctx context.Context, condition string) (int64, error) {
 	if f.schema == "" {
 		conn, err := f.Connect(ctx, "timeline")
 		if err != nil {
@@ -265,11 +270,8 @@ func (f *Fleet) Applied(ctx context.Context) (int64, error) {
 			return 0, fmt.Errorf("find the timeline's tables: %w", err)
 		}
 	}
-	return f.Count(ctx, "timeline", `SELECT count(*) FROM `+f.schema+`.entries`)
+	return f.Count(ctx, "timeline", `SELECT count(*) FROM `+f.schema+`.entries WHERE `+condition)
 }
-
-// Schema returns where the timeline's tables are, once Applied found it.
-func (f *Fleet) Schema() string { return f.schema }
 
 // Starts returns how often each part was started.
 func (f *Fleet) Starts() map[string]int {
