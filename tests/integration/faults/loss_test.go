@@ -50,7 +50,7 @@ func TestWhatTheBrokerLosesIsNamedAndHealed(t *testing.T) {
 		// A later fact of the same aggregate may show the gap first. Then it is
 		// closed before the totals are compared, and they agree.
 		var said, healed time.Duration
-		until(ctx, 10*time.Second, func() bool {
+		until(ctx, 30*time.Second, func() bool {
 			said = seen.since(at, completenessViolated)
 			if healed == 0 && w.stands(ctx, lost) {
 				healed = time.Since(at)
