@@ -3,13 +3,14 @@ package relay
 import (
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidemark-dev/tidemark/platform/embedded"
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -220,23 +221,52 @@ func TestABrokerRestartLosesNothing(t *testing.T) {
 	}
 }
 
-// After a fatal error the producer is replaced and the unsent set sent again.
+// The broker answers that the sequence of an idempotent producer is broken,
+// which is fatal for the producer. It is replaced, and the unsent set sent again.
 func TestAFatalProducerErrorIsSurvived(t *testing.T) {
 	f := setup(t)
-	f.state("o-1", 3)
-	var once sync.Once
+	lines := make(chan string, 1000)
 	f.start(f.relay(func(r *Relay) {
-		r.hooks.read = func(o *owner) error {
-			once.Do(func() { o.producer.TestFatalError(ck.ErrOutOfOrderSequenceNumber, "made up") })
-			return nil
-		}
+		r.cfg.Log = slog.New(slog.NewTextHandler(writer(func(p []byte) {
+			select {
+			case lines <- string(p):
+			default:
+			}
+		}), nil))
 	}))
+	f.state("o-1", 1)
 	f.drained()
+	fault := f.broker.Cluster().Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: kafka.TopicOrder, Partitions: []int32{event.PartitionOf("o-1", partitions)}, Err: kerr.OutOfOrderSequenceNumber,
+	})
+	f.state("o-1", 3)
+	f.drained()
+	if fault.Hits() == 0 {
+		t.Fatal("the fault did not bite")
+	}
+	fatal := false
+	for len(lines) > 0 {
+		line := <-lines
+		fatal = fatal || strings.Contains(line, "starts over")
+	}
+	if !fatal {
+		t.Error("the producer was not replaced: was the error fatal?")
+	}
 	f.state("o-1", 1)
 	f.drained()
 	f.checkTotals()
-	if sent := f.sent(); !slices.Contains(sent, "o-1/4") {
-		t.Errorf("sent: %v", sent)
+	next := map[string]int64{}
+	for _, r := range f.read(kafka.TopicOrder) {
+		if r.fact == nil {
+			continue
+		}
+		if r.fact.Version > next[r.fact.Aggregate.ID]+1 {
+			t.Errorf("version %d after %d", r.fact.Version, next[r.fact.Aggregate.ID])
+		}
+		next[r.fact.Aggregate.ID] = max(next[r.fact.Aggregate.ID], r.fact.Version)
+	}
+	if next["o-1"] != 5 {
+		t.Errorf("arrived up to version %d of 5", next["o-1"])
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
+	"github.com/tidemark-dev/tidemark/platform/embedded"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/journal"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
@@ -32,6 +33,7 @@ type fixture struct {
 	journal *journal.Journal
 	pool    *pgxpool.Pool
 	codec   *avro.Codec
+	broker  *embedded.Broker
 	brokers string
 	tuning  Tuning
 }
@@ -65,7 +67,8 @@ func setup(t testing.TB) *fixture {
 		t.Fatal(err)
 	}
 	f.exec(`CREATE TABLE things (id text PRIMARY KEY, version bigint, epoch text, event_id text, recorded_at timestamptz, state jsonb)`)
-	f.brokers = testkit.Broker(t).Addr()
+	f.broker = testkit.Broker(t)
+	f.brokers = f.broker.Addr()
 	return f
 }
 

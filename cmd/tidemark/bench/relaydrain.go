@@ -22,9 +22,6 @@ import (
 // the machine was busy with something else.
 const leastBareRate = 60_000
 
-// drainBatch is what our relay reads at once.
-const drainBatch = relay.DefaultBatch * int(kafka.DefaultPartitions)
-
 // DrainResult compares our relay with a bare loop.
 type DrainResult struct {
 	Rows  int         `json:"rows"`
@@ -162,7 +159,9 @@ func (b *bed) drainBare(ctx context.Context, s *stage) error {
 		rows, err := s.pool.Query(ctx, `
 			SELECT o.partition, o.sequence, j.aggregate_type, j.aggregate_id, j.version, j.epoch, j.event_id::text, j.name, j.schema_version, j.key,
 			       j.occurred_at, j.recorded_at, j.causation_id, j.correlation_id, j.traceparent, j.tracestate, j.payload
-			  FROM outbox o JOIN journal j ON j.sequence = o.sequence ORDER BY o.sequence LIMIT $1`, drainBatch)
+			  FROM generate_series(0, $1::integer - 1) AS p (partition)
+			 CROSS JOIN LATERAL (SELECT partition, sequence FROM outbox WHERE partition = p.partition ORDER BY sequence LIMIT $2) o
+			  JOIN journal j ON j.sequence = o.sequence ORDER BY o.partition, o.sequence`, b.kafka.PartitionCount(), relay.DefaultBatch)
 		if err != nil {
 			return err
 		}
