@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -109,30 +108,4 @@ func (l leases) leave(ctx context.Context) error {
 		return fmt.Errorf("release leases: %w", err)
 	}
 	return nil
-}
-
-// survey is what a relay sees of the others: how many partitions each relay
-// that is alive holds, and how many partitions nobody does.
-type survey struct {
-	others map[string]int
-	free   int
-}
-
-// share is how many of the partitions are a relay's, when it holds so many
-// now. Nobody moves what need not move: where the partitions cannot be divided
-// evenly, those who hold most keep one more. All relays compute the same from
-// the same rows, so what one gives up another takes.
-func (s survey) share(holder string, held, partitions int) int {
-	members := len(s.others) + 1
-	rank := 0
-	for other, n := range s.others {
-		if cmp.Or(cmp.Compare(n, held), cmp.Compare(holder, other)) > 0 {
-			rank++
-		}
-	}
-	share := partitions / members
-	if rank < partitions%members {
-		share++
-	}
-	return share
 }

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -168,11 +169,17 @@ func (r *Relay) own(ctx context.Context) (err error) {
 	}
 	o := &owner{
 		Relay: r, topic: kafka.EventsTopic(r.cfg.Source), producer: producer, shards: map[int32]*shard{},
-		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15),
+		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15), hints: newHints(),
 	}
 	drained := make(chan struct{})
 	go o.drain(drained)
+	hinting, quiet := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { o.tell(hinting) })
+	group.Go(func() { o.listen(hinting) })
 	defer func() {
+		quiet()
+		group.Wait()
 		producer.Close()
 		<-drained
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -194,6 +201,7 @@ type owner struct {
 	producer *ck.Producer
 	fatal    chan error
 	reports  chan ck.Event
+	hints    hints
 	shards   map[int32]*shard // those that are ours
 	trusted  time.Time        // before it, on our own clock, nobody else can have taken them
 	surveyed time.Time        // when we last looked at the other relays
@@ -279,14 +287,17 @@ func (o *owner) loop(ctx context.Context) error {
 		case err := <-o.fatal:
 			return fmt.Errorf("producer: %w", err)
 		case <-poll.C:
+			continue
+		case <-o.hints.take:
 		case <-o.cfg.Wakes:
-			// While commits keep coming, let a few gather.
-			if wait := o.tuning.Coalesce - time.Since(o.lastRead); wait > 0 {
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-time.After(wait):
-				}
+			o.hint()
+		}
+		// While commits keep coming, let a few gather.
+		if wait := o.tuning.Coalesce - time.Since(o.lastRead); wait > 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
 			}
 		}
 	}
@@ -335,57 +346,6 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	more, err = o.settle(ctx, set.survey)
 	// A partition that was lost may be free: look at once.
 	return more || set.full || o.surveyed.IsZero(), err
-}
-
-// settle moves towards the relay's fair share of the partitions: it gives back
-// what is too much, at this barrier, where nothing is in flight; or it takes
-// what nobody holds.
-func (o *owner) settle(ctx context.Context, s *survey) (took bool, err error) {
-	if s == nil {
-		return false, nil
-	}
-	share := s.share(o.leases.holder, len(o.shards), int(o.cfg.Kafka.PartitionCount()))
-	partitions, terms := o.held()
-	switch {
-	case len(partitions) > share:
-		if err := o.leases.release(ctx, partitions[share:], terms[share:]); err != nil {
-			return false, err
-		}
-		for _, p := range partitions[share:] {
-			delete(o.shards, p)
-		}
-		o.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay hands partitions over", slog.String("source", o.cfg.Source),
-			slog.Any("partitions", partitions[share:]))
-	case len(partitions) < share && s.free > 0:
-		start := time.Now()
-		taken, err := o.leases.acquire(ctx, partitions, share-len(partitions))
-		if err != nil || len(taken) == 0 {
-			return false, err
-		}
-		if len(o.shards) == 0 {
-			o.trusted = o.leases.trustedFrom(start)
-		}
-		if err := o.takeOver(ctx, taken); err != nil {
-			return false, fmt.Errorf("take over: %w", err)
-		}
-		return true, nil
-	}
-	return false, nil
-}
-
-// keep drops the partitions that are no longer ours.
-func (o *owner) keep(ctx context.Context, ours func(partition int32) bool) {
-	var lost []int32
-	for p := range o.shards {
-		if !ours(p) {
-			lost = append(lost, p)
-			delete(o.shards, p)
-		}
-	}
-	if len(lost) > 0 {
-		o.surveyed = time.Time{} // look at once who holds what now
-		o.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "relay lost partitions", slog.String("source", o.cfg.Source), slog.Any("partitions", lost))
-	}
 }
 
 // advance moves as_of to the time of the read for every partition of which

@@ -227,6 +227,29 @@ func TestALostPartitionIsNotAnnounced(t *testing.T) {
 	})
 }
 
+// A commit belongs to a partition that another process's relay holds. A hint
+// reaches it: the poll would come in a minute.
+func TestACommitWakesTheRelayOfAnotherProcess(t *testing.T) {
+	f := setup(t)
+	f.tuning.Poll, f.tuning.LeaseTTL = time.Minute, 10*time.Minute
+	here, there := f.relay(), f.relay(func(r *Relay) { r.cfg.Wakes = nil })
+	for _, r := range []*Relay{here, there} { // each knows of the other from the start
+		f.exec(`INSERT INTO relay_member VALUES ($1, clock_timestamp() + interval '10 minutes')`, r.leases.holder)
+	}
+	f.start(here)
+	f.shares(4)
+	f.start(there)
+	f.shares(4, 4)
+	f.eventually("both listen", func() bool {
+		return query[int](f, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`) == 2
+	})
+	for i := range 20 {
+		f.state(fmt.Sprintf("o-%d", i), 1)
+	}
+	f.drained()
+	f.checkTotals()
+}
+
 // The lease runs out while a broker's answer is awaited, is renewed meanwhile,
 // and nobody takes over.
 func TestLeasesAreKeptWhileTheBrokerIsSlow(t *testing.T) {
