@@ -191,6 +191,24 @@ func TestAVoidFactAdvancesTheVersion(t *testing.T) {
 	}
 }
 
+// A refold takes what the reader has not reached yet. It counts then, and not
+// again when the reader comes to it.
+func TestARefoldAheadOfTheReader(t *testing.T) {
+	s, from := line(t)
+	s.handle(append(from.send(about("o", 1, 2)...), from.control())...)
+	ahead := from.send(about("o", 3, 4)...)
+	if err := s.Refold(t.Context(), "o"); err != nil {
+		t.Fatal(err)
+	}
+	same(t, memory(t, from.journal.facts...), s.viewRows())
+	s.handle(append(ahead, from.control())...)
+	s.is(isProven)
+	if got := s.source("order", ""); !got.GetProvenUntil().AsTime().Equal(minutes(2)) {
+		t.Errorf("proven until %v, want minute 2", got.GetProvenUntil().AsTime())
+	}
+	same(t, memory(t, from.journal.facts...), s.viewRows())
+}
+
 // A refold changes nothing that is right, and mends what is not.
 func TestRefold(t *testing.T) {
 	s, from := line(t)

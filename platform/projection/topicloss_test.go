@@ -27,7 +27,7 @@ func TestAnotherLog(t *testing.T) {
 		ids  map[string]string // of the order topic, after
 		cut  func(end int64) consumer.Bounds
 	}{
-		{name: "the topic was made again", ids: map[string]string{kafka.TopicOrder: "id-again"}, cut: func(int64) consumer.Bounds { return consumer.Bounds{} }},
+		{name: "the topic was made again", ids: map[string]string{kafka.TopicOrder: "id-again"}, cut: func(end int64) consumer.Bounds { return consumer.Bounds{End: end + 5} }},
 		{name: "retention passed the position", cut: func(end int64) consumer.Bounds { return consumer.Bounds{Start: end + 2, End: end + 2} }},
 		{name: "the tail is gone", cut: func(end int64) consumer.Bounds { return consumer.Bounds{End: end - 1} }},
 	}
@@ -47,6 +47,9 @@ func TestAnotherLog(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := min(max(end, log.Start), log.End)
+			if tt.ids != nil {
+				want = 0
+			}
 			if got := offsets[kafka.TopicOrder]; got != want {
 				t.Errorf("reading goes on at %d, want %d", got, want)
 			}
@@ -150,6 +153,10 @@ func TestATopicIsMadeAgainUnderAReader(t *testing.T) {
 	o.put(o.from.send(about("o", 1, 3)...)...)
 	o.start()
 	o.proves()
+	id := func() string {
+		return fmt.Sprint(o.query("SELECT topic_ids ->> $1 AS id FROM @position", kafka.TopicOrder)[0]["id"])
+	}
+	old := id()
 	admin, err := kafka.NewAdmin(kafka.Config{Brokers: o.broker.Addr()}, "test")
 	if err != nil {
 		t.Fatal(err)
@@ -168,6 +175,12 @@ func TestATopicIsMadeAgainUnderAReader(t *testing.T) {
 	}
 	o.dial()
 	o.put(o.from.send(more...)...)
+	began := time.Now()
+	for o.proves(); id() == old; o.proves() { // that it was noticed is stored
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("the new topic is read as if it were the old one")
+		}
+	}
 	o.proves()
 	o.equalsSource(o.from.journal)
 }
