@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -91,6 +92,40 @@ func checkToken(t event.Token, row tokenRow) demandResult {
 	return demandWaits
 }
 
+// askOwners decides what the applied versions cannot tell about tokens of epochs
+// that are over: whether the owners still have these writes.
+func (p *Projection[S]) askOwners(ctx context.Context, want demand, tokens map[event.Aggregate]tokenRow, f *freshnessv1.Freshness) demandResult {
+	result := demandMet
+	for _, t := range want.tokens {
+		one := checkToken(t, tokens[t.Aggregate])
+		if one == demandWaits && p.cfg.Journal != nil && p.over(t, f) {
+			facts, err := p.cfg.Journal.Events(ctx, t.Aggregate, t.Version, t.Version)
+			if err != nil {
+				return one // neither can tell
+			}
+			row := tokens[t.Aggregate]
+			switch {
+			case len(facts) == 0 || facts[0].ID != t.EventID:
+				one = demandLost
+			case row.record != nil && row.record.Version >= t.Version:
+				one = demandMet
+			}
+		}
+		result = max(result, one)
+	}
+	return result
+}
+
+// over reports whether the source of a token has begun a newer epoch.
+func (p *Projection[S]) over(t event.Token, f *freshnessv1.Freshness) bool {
+	for _, source := range f.GetSources() {
+		if source.GetSource() == t.Type {
+			return t.Epoch < source.GetEpoch()
+		}
+	}
+	return false
+}
+
 // unmet answers a demand that could not be met.
 func (p *Projection[S]) unmet(want demand, result demandResult, f *freshnessv1.Freshness) (*freshnessv1.Freshness, error) {
 	switch {
@@ -126,6 +161,10 @@ func NotFound(message string, f *freshnessv1.Freshness) error {
 			freshnessv1.Absence_KIND_QUARANTINED, f)
 	}
 	for _, source := range f.GetSources() {
+		if source.GetCompleteness() == freshnessv1.Completeness_COMPLETENESS_VIOLATED {
+			return absent(fault.KindNotFound, ReasonNotYetProjected, message+": facts of source "+source.GetSource()+" are missing here",
+				freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
+		}
 		if source.GetAsOf() == nil {
 			return absent(fault.KindNotFound, ReasonNotYetProjected, message+": source "+source.GetSource()+" was not read yet",
 				freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)

@@ -1,10 +1,12 @@
 package projection_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
@@ -236,5 +238,38 @@ func TestRefold(t *testing.T) {
 	s.is(isProven)
 	if got := s.query("SELECT amount FROM @parts WHERE part = 'order/o'"); got[0]["amount"] != int64(2+4+8+16) {
 		t.Errorf("amount %v", got)
+	}
+}
+
+// A token of an epoch that is over is met while its event stands, and lost when
+// the restore undid it, also where the applied versions no longer tell.
+func TestTokensOfAnEpochThatIsOver(t *testing.T) {
+	s, from := line(t)
+	long := about("o", 1, 40)
+	undone := append(about("p", 1, 2), about("o", 41, 41)...)
+	s.handle(from.send(append(long, undone...)...)...)
+	from = from.restored(epoch2, long...)
+	s.handle(from.control())
+	s.handle(from.send(as("new", in(epoch2, about("o", 41, 42)))...)...)
+	for range 2 {
+		s.heal()
+		s.EndsAre(0, from.l.offsets)
+		s.prove()
+		s.handle(from.control())
+	}
+	s.is(isProven)
+	for name, tt := range map[string]struct {
+		fact event.Fact
+		want fault.Reason
+	}{
+		"long ago":                  {fact: long[2]},
+		"an undone version":         {fact: undone[2], want: projection.ReasonWriteLost},
+		"an aggregate that is gone": {fact: undone[1], want: projection.ReasonWriteLost},
+	} {
+		f, err := s.read(demand(0, tt.fact), "o")
+		var got *fault.Error
+		if tt.want == "" && (err != nil || !f.GetDemandMet()) || tt.want != "" && (!errors.As(err, &got) || got.Reason != tt.want) {
+			t.Errorf("%s: %v, %v; want %q", name, f.GetDemandMet(), err, tt.want)
+		}
 	}
 }

@@ -31,8 +31,8 @@ type Journal interface {
 
 var errUnreadable = errors.New("the owner's journal has it in a form that this code cannot decode")
 
-// Owners are the addresses of the services that own the facts. Only the healer
-// calls them, and only for their journals.
+// Owners are the addresses of the services that own the facts. Only healing, and
+// tokens of an epoch that is over, ask them, and only for their journals.
 type Owners struct {
 	Order    string `help:"Address of the order service, for its journal." default:"127.0.0.1:7101"`
 	Payment  string `help:"Address of the payment service, for its journal." default:"127.0.0.1:7102"`

@@ -131,15 +131,15 @@ func (p *Projection[S]) jobs(ctx context.Context) ([]job, error) {
 
 // do does a job. done is false if it must wait for the reader.
 func (p *Projection[S]) do(ctx context.Context, j job, w *patience) (done bool, err error) {
-	switch j.task {
-	case taskInterval:
+	if j.task == taskInterval {
 		err = p.feedInterval(ctx, j)
-	case taskHeads:
+	} else {
 		if near, err := p.near(ctx, j, w); err != nil || !near {
 			return false, err
 		}
 		err = p.compareHeads(ctx, j)
-	case taskRecount:
+	}
+	if err == nil && j.task == taskRecount {
 		err = p.recount(ctx, j)
 	}
 	if err != nil {

@@ -65,7 +65,7 @@ func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptio
 		return nil, err
 	}
 	if len(want.tokens) == 0 {
-		f, _, err := p.snapshot(ctx, want, order, queue)
+		f, _, _, err := p.snapshot(ctx, want, order, queue)
 		return f, err
 	}
 	var keys []string
@@ -75,8 +75,15 @@ func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptio
 	changed := p.waiters.subscribe(keys)
 	defer changed.Close()
 	changed.foreign = p.foreign
+	asked := false // the owners, about writes of epochs that are over
 	for deadline := time.Now().Add(want.budget); ; {
-		f, result, err := p.snapshot(ctx, want, order, queue)
+		f, tokens, result, err := p.snapshot(ctx, want, order, queue)
+		if err == nil && result == demandWaits && !asked {
+			asked = true
+			if result = p.askOwners(ctx, want, tokens, f); result == demandMet {
+				f.DemandMet = true
+			}
+		}
 		if err != nil || result == demandMet {
 			return f, err
 		}
@@ -121,10 +128,10 @@ type tokenRow struct {
 }
 
 // snapshot runs everything once.
-func (p *Projection[S]) snapshot(ctx context.Context, want demand, order string, queue func(*pgx.Batch)) (*freshnessv1.Freshness, demandResult, error) {
+func (p *Projection[S]) snapshot(ctx context.Context, want demand, order string, queue func(*pgx.Batch)) (*freshnessv1.Freshness, map[event.Aggregate]tokenRow, demandResult, error) {
 	from := p.reads.Load()
 	if !from.ready {
-		return nil, 0, p.rebuilding(from)
+		return nil, nil, 0, p.rebuilding(from)
 	}
 	got := found{tokens: map[event.Aggregate]tokenRow{}}
 	batch := &pgx.Batch{}
@@ -133,10 +140,10 @@ func (p *Projection[S]) snapshot(ctx context.Context, want demand, order string,
 	queue(batch)
 	batch.Queue("COMMIT")
 	if err := from.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
+		return nil, nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
 	}
 	result := p.check(want, got.tokens)
-	return p.freshness(from, got, order, result == demandMet), result, nil
+	return p.freshness(from, got, order, result == demandMet), got.tokens, result, nil
 }
 
 func (p *Projection[S]) partitionOf(order string) int32 {

@@ -36,7 +36,8 @@ const (
 	taskInterval task = "interval"
 	// taskHeads compares every aggregate with its newest event at the owner.
 	taskHeads task = "heads"
-	// taskRecount counts anew, from the owner's journal, what is in the copy.
+	// taskRecount does that, and then counts anew, from the owner's journal, what
+	// is in the copy.
 	taskRecount task = "recount"
 )
 
@@ -138,7 +139,6 @@ func (b *book) open(epoch string, first bool) (went bool) {
 	}
 	b.Low, b.High, b.Hole, b.Tried = 0, 0, false, ""
 	if went {
-		b.Task = ""
 		b.doubt(taskHeads, "the source began epoch "+epoch+"; its newest events are being compared")
 	}
 	return went

@@ -7,6 +7,8 @@ import (
 
 	"pgregory.net/rapid"
 
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
 )
@@ -303,4 +305,35 @@ func TestACopyThatWasNotCountedIsCountedAnew(t *testing.T) {
 	s.is(isUnproven)
 	s.handle(append(from.send(about("p", 2, 2)...), from.control())...)
 	s.is(isProven)
+}
+
+// What a source holds back is named: that entity is quarantined, and all else is
+// whole. With more than it can name, nothing is.
+func TestBlockedNames(t *testing.T) {
+	s, from := line(t)
+	from.record.Blocked, from.record.BlockedCount = []string{"order/o"}, 1
+	s.handle(append(from.send(append(about("o", 1, 1), about("p", 1, 1)...)...), from.control())...)
+	s.is(isProven)
+	for order, want := range map[string]freshnessv1.EntityStatus{
+		"o": freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED, "p": freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT,
+	} {
+		f, err := s.read(nil, order)
+		if err != nil || f.GetEntityStatus() != want || f.GetSources()[0].GetBlocked()[0] != "order/o" {
+			t.Errorf("%s: %v, %v; want %v", order, f, err, want)
+		}
+	}
+	from.record.Blocked, from.record.BlockedCount = []string{"order/new"}, 1 // nothing of it was ever sent
+	s.handle(from.control())
+	if f, err := s.read(nil, "new"); err != nil || f.GetEntityStatus() != freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED {
+		t.Errorf("%v, %v", f, err)
+	}
+	from.record.Blocked, from.record.BlockedCount = make([]string, 32), 33
+	s.handle(from.control())
+	s.is(isUnproven)
+	from.record.Blocked, from.record.BlockedCount = nil, 0
+	s.handle(from.control())
+	s.is(isProven)
+	if f, err := s.read(nil, "o"); err != nil || f.GetEntityStatus() != freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT {
+		t.Errorf("%v, %v", f, err)
+	}
 }
