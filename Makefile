@@ -113,6 +113,11 @@ bench-completeness: ## Which share of answers is proven complete and at most 2 s
 	@go build -o bin/tidemark ./cmd/tidemark
 	./bin/tidemark bench completeness $(ARGS)
 
+.PHONY: bench-process
+bench-process: ## How many orders a second go from place to completed? Recovery after kill -9; the cost of 100,000 waiting processes.
+	@go build -o bin/tidemark ./cmd/tidemark
+	./bin/tidemark bench process $(ARGS)
+
 .PHONY: bench-relay
 bench-relay: ## How fast does the relay drain, how soon is a commit readable, what does the journal cost? ARGS="--kafka HOST:PORT" for a real Kafka.
 	@go build -o bin/tidemark ./cmd/tidemark

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/pprof"
+	"text/tabwriter"
+	"time"
+
+	"github.com/tidemark-dev/tidemark/cmd/tidemark/bench"
+)
+
+type benchProcessCmd struct {
+	Orders    int           `help:"Orders that go the whole happy path; 0 leaves it out." default:"3000"`
+	Placers   int           `help:"Customers at once." default:"8"`
+	Waiting   int           `help:"Waiting processes whose cost is measured; 0 leaves it out." default:"100000"`
+	Quiet     time.Duration `help:"How long that is measured." default:"20s"`
+	KillAfter time.Duration `help:"For how long orders arrive before the kill -9; 0 leaves it out." default:"10s"`
+
+	CPUProfile string `name:"cpuprofile" help:"Write a CPU profile of the run there." type:"path"`
+}
+
+func (c *benchProcessCmd) Run(a *app) (err error) {
+	if c.Orders < 0 || c.Placers < 1 || c.Waiting < 0 || c.Quiet <= 0 || c.KillAfter < 0 {
+		return usage("--orders, --waiting and --kill-after must not be negative, --placers and --quiet must be positive")
+	}
+	dir, remove, err := benchDir()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if c.CPUProfile != "" {
+		file, err := os.Create(c.CPUProfile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	r, err := bench.RunProcess(a.ctx, bench.ProcessOptions{
+		Dir: dir, Orders: c.Orders, Placers: c.Placers, Waiting: c.Waiting, Quiet: c.Quiet, Binary: binary, KillAfter: c.KillAfter,
+		Progress: func(what string) { fmt.Fprintln(a.err, what) },
+	})
+	if err != nil {
+		return err
+	}
+	if !a.json() {
+		if err := printProcess(a, r); err != nil {
+			return err
+		}
+	}
+	encoder := json.NewEncoder(a.out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r)
+}
+
+func printProcess(a *app, r bench.Process) error {
+	fmt.Fprintf(a.out, "%s, %d cores, %s, %s, broker %s, Postgres with fsync\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.OS, r.Machine.Go, r.Machine.Broker)
+	table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	row := func(format string, args ...any) { fmt.Fprintf(table, format+"\n", args...) }
+	row("MEASURED\tFIGURE\tAIM")
+	if r.Orders > 0 {
+		row("place to completed, %d orders\t%.1f orders/s\t>= 100", r.Orders, r.PerSecond)
+		row("CPU of fleet, database and load\t%.1f s per 1000 orders\t", r.CPUPerThousand)
+	}
+	if r.Waiting > 0 {
+		row("%d waiting processes\t%.2f %% of a core, idle fleet %.2f %%\t< 1 %% more", r.Waiting, r.WaitingCPU, r.IdleCPU)
+		row("memory they take\t%+d KiB\tflat", r.WaitingHeap>>10)
+	}
+	if r.Killed > 0 {
+		row("kill -9 after %d orders: serving again\t%.1f s\t", r.Killed, r.ReadySeconds)
+		row("no order stands still\t%.1f s later\t<= 5", r.RecoveredSeconds)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out)
+	return nil
+}
