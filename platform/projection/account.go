@@ -219,7 +219,7 @@ func (p *Projection[S]) report(ctx context.Context, partition int32, found []fin
 		}
 		switch {
 		case f.state == violated && f.was != violated:
-			p.metrics.fault(ctx, f.source, f.result)
+			p.metrics.fault(ctx, f.source, partition, f.result)
 			p.cfg.Log.ErrorContext(ctx, "control totals prove a fault; it is healed from the owner", "generation", p.own.String(),
 				"source", f.source, "partition", partition, "fault", f.result.String(), "from_sequence", f.low, "to_sequence", f.high,
 				"record", f.number, "counted", f.count, "sent", f.want)

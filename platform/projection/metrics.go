@@ -46,7 +46,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 		return nil, fmt.Errorf("make a counter: %w", err)
 	}
 	if m.faults, err = meter.Int64Counter("tidemark.projection.faults", metric.WithUnit("{fault}"),
-		metric.WithDescription("Faults that control totals proved, by source and kind.")); err != nil {
+		metric.WithDescription("Faults that control totals proved, by source, partition and kind.")); err != nil {
 		return nil, fmt.Errorf("make a counter: %w", err)
 	}
 	parked, err := meter.Int64ObservableGauge("tidemark.projection.parked", metric.WithUnit("{aggregate}"),
@@ -64,7 +64,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
 	}
-	completeness, err := meter.Int64ObservableGauge("tidemark.projection.completeness", metric.WithUnit("1"),
+	completeness, err := meter.Int64ObservableGauge("tidemark.projection.completeness", metric.WithUnit("{source}"),
 		metric.WithDescription("What control totals say of a source: 1 for the state it is in, 0 for the others."))
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
@@ -74,7 +74,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
 	}
-	paused, err := meter.Int64ObservableGauge("tidemark.projection.paused", metric.WithUnit("1"),
+	paused, err := meter.Int64ObservableGauge("tidemark.projection.paused", metric.WithUnit("{reader}"),
 		metric.WithDescription("1 while reading is paused because too many aggregates are parked."))
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
@@ -125,8 +125,9 @@ func (m *metrics) count(ctx context.Context, counts map[Verdict]int) {
 	}
 }
 
-func (m *metrics) fault(ctx context.Context, source string, kind settlement) {
-	m.faults.Add(ctx, 1, metric.WithAttributes(m.generation, attribute.String("tidemark.source", source), attribute.String("tidemark.fault", kind.String())))
+func (m *metrics) fault(ctx context.Context, source string, partition int32, kind settlement) {
+	m.faults.Add(ctx, 1, metric.WithAttributes(m.generation, attribute.String("tidemark.source", source),
+		attribute.Int("tidemark.partition", int(partition)), attribute.String("tidemark.fault", kind.String())))
 }
 
 // parkedNow counts the aggregates that stand still, by verdict.
