@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/process"
+	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
@@ -35,7 +36,7 @@ func TestFulfilmentEndsWell(t *testing.T) {
 			CustomerID: "c", Fulfilment: facts.FulfilmentManaged, Lines: lines, Total: eurF(total), ShippingFee: eurF(500),
 			PaymentPlan: drawPlan(t, total),
 		})
-		k := &kernel{def: fulfilmentProcess(2), state: &fulfilment{}, issued: map[string]bool{}, known: map[string]bool{}}
+		k := &kernel{t: t, def: fulfilmentProcess(2), state: &fulfilment{}, issued: map[string]bool{}, known: map[string]bool{}}
 		live(t, w, k, total)
 		w.check(k, total)
 		if t.Failed() {
@@ -61,6 +62,7 @@ func live(t *rapid.T, w *world, k *kernel, total int64) {
 			}
 		}
 		if len(queues)+len(k.sent)+len(k.wire) == 0 {
+			w.quiet()
 			switch {
 			case w.provider():
 			case w.order.Held:
@@ -137,6 +139,45 @@ func (k *kernel) dispatch(t *rapid.T, w *world, i int) {
 	}
 }
 
+// quiet is called when nothing is on its way: nothing of a cancelled order may
+// wait for a warehouse or hold money.
+func (w *world) quiet() {
+	if w.order.State != cancelled {
+		return
+	}
+	for id, p := range w.parcels {
+		if p.State == planned {
+			w.t.Errorf("cancelled, but parcel %s is still planned", id)
+		}
+	}
+	for id, p := range w.payments {
+		if p.open() > 0 || p.State == requested {
+			w.t.Errorf("cancelled, but payment %s is still held: %+v", id, p)
+		}
+	}
+}
+
+// TestAConfirmationSaysWhatItHasSeen: one amendment more than that, and the
+// order refuses it.
+func TestAConfirmationSaysWhatItHasSeen(t *testing.T) {
+	def, s := fulfilmentProcess(2), &fulfilment{}
+	for _, body := range []event.Body{
+		&facts.OrderPlaced{CustomerID: "c", Fulfilment: facts.FulfilmentManaged, Total: eurF(0)},
+		&facts.OrderAmended{Total: eurF(0)}, &facts.OrderAmended{Total: eurF(0)},
+	} {
+		def.On(s, event.Fact{Envelope: event.Envelope{Key: "o"}, Body: body})
+	}
+	for _, c := range def.Next(s).Commands {
+		if r, ok := c.Request.(*orderv1.ConfirmOrderRequest); ok {
+			if r.AmendmentsSeen == nil || r.GetAmendmentsSeen() != 2 || c.Step != "confirm/3/0" {
+				t.Errorf("%s: %v", c.Step, r)
+			}
+			return
+		}
+	}
+	t.Error("no confirmation")
+}
+
 func (w *world) check(k *kernel, total int64) {
 	var captured, back int64
 	for id, p := range w.payments {
@@ -162,11 +203,6 @@ func (w *world) check(k *kernel, total int64) {
 	case cancelled:
 		if captured != back {
 			w.t.Errorf("cancelled: collected %d, gave back %d", captured, back)
-		}
-		for id, p := range w.parcels {
-			if p.State == planned {
-				w.t.Errorf("cancelled, but parcel %s is still planned", id)
-			}
 		}
 	default:
 		if !person {

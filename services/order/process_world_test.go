@@ -291,6 +291,7 @@ func (w *world) kept() int64 {
 
 // kernel does in memory what platform/process does in a database.
 type kernel struct {
+	t       *rapid.T
 	def     process.Definition[fulfilment]
 	state   *fulfilment
 	last    process.Plan
@@ -298,6 +299,7 @@ type kernel struct {
 	sent    []sentCommand // without a definite outcome
 	timers  []string
 	known   map[string]bool // timers ever set
+	fresh   []string        // steps issued by the last advance
 	wire    []proto.Message // copies that are still on their way
 	history []string
 }
@@ -308,10 +310,11 @@ type sentCommand struct {
 }
 
 func (k *kernel) advance() {
-	k.last = k.def.Next(k.state)
+	k.last, k.fresh = k.def.Next(k.state), nil
 	for _, c := range k.last.Commands {
 		if !k.issued[c.Step] {
 			k.issued[c.Step] = true
+			k.fresh = append(k.fresh, c.Step)
 			k.sent = append(k.sent, sentCommand{Command: c})
 		}
 	}
@@ -327,7 +330,42 @@ func (k *kernel) advance() {
 	for i := range k.sent {
 		k.sent[i].withdrawn = k.sent[i].withdrawn || slices.Contains(k.last.Withdrawn, k.sent[i].Step)
 	}
+	if k.state.Order.State == cancelled {
+		k.inDoubt()
+	}
 	k.note("  state %s, attention %q, ended %v", k.state.Order.State, k.last.Attention, k.last.Ended)
+}
+
+// inDoubt checks that what may still take effect on a cancelled order is
+// withdrawn, and that nothing of it is compensated before it is definite.
+func (k *kernel) inDoubt() {
+	for _, c := range k.sent {
+		kind, rest, _ := strings.Cut(c.Step, "/")
+		_, payment, _ := strings.Cut(rest, "/")
+		effect := false // a fact told of it
+		switch kind {
+		case "capture":
+			effect = k.state.Got[rest]
+			for _, other := range k.sent {
+				if other.Step == "void/"+payment && !effect && slices.Contains(k.fresh, other.Step) {
+					k.t.Errorf("%s while %s is in doubt\n%s", other.Step, c.Step, k.story())
+				}
+			}
+		case "authorize":
+			for _, p := range k.state.Payments {
+				effect = effect || p.Step == c.Step && p.State != asked
+			}
+		case "plan":
+			for _, p := range k.state.Shipments {
+				effect = effect || p.Step == c.Step && p.State != asked
+			}
+		default:
+			continue
+		}
+		if !effect && !c.withdrawn {
+			k.t.Errorf("%s may still take effect on a cancelled order\n%s", c.Step, k.story())
+		}
+	}
 }
 
 func (k *kernel) note(format string, args ...any) {
