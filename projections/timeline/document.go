@@ -88,6 +88,17 @@ func documentOf(id string, s *State) Document {
 	return d
 }
 
+// state is the payment in one word.
+func (p *Payment) state() string {
+	switch {
+	case p.Refunded > 0 && p.Refunded >= p.Captured:
+		return "refunded"
+	case p.Captured > 0:
+		return "captured"
+	}
+	return p.Step
+}
+
 func (d *Document) addShipment(id string, p *Shipment) {
 	d.Shipments = append(d.Shipments, ShipmentDocument{
 		ID: id, State: p.Step, Warehouse: p.Warehouse, Carrier: p.Carrier, Tracking: p.Tracking, Location: p.Location,

@@ -172,6 +172,15 @@ func describeShipment(body event.Body) (int32, string) {
 	return 0, ""
 }
 
+// placeOf says where a parcel was seen, as "CD 4, Campinas (BR)".
+func placeOf(b *facts.ShipmentScanned) string {
+	place := facts.JoinLocation(b.Facility, b.Area, "")
+	if b.Country != "" {
+		place += " (" + b.Country + ")"
+	}
+	return place
+}
+
 var methodWords = map[facts.PaymentMethod]string{
 	facts.PaymentMethodCard: "card", facts.PaymentMethodDebitCard: "debit card", facts.PaymentMethodVoucher: "voucher",
 	facts.PaymentMethodBankSlip: "bank slip", facts.PaymentMethodBankTransfer: "bank transfer",

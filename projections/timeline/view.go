@@ -193,17 +193,6 @@ func foldPayment(s *State, f event.Fact) {
 	}
 }
 
-// state is the payment in one word.
-func (p *Payment) state() string {
-	switch {
-	case p.Refunded > 0 && p.Refunded >= p.Captured:
-		return "refunded"
-	case p.Captured > 0:
-		return "captured"
-	}
-	return p.Step
-}
-
 func foldShipment(s *State, f event.Fact) {
 	if s.Shipments == nil {
 		s.Shipments = map[string]*Shipment{}
@@ -254,15 +243,6 @@ func (p *Shipment) expect(at *time.Time) {
 		p.FirstAt = at
 	}
 	p.ExpectedAt, p.Stalled = at, false
-}
-
-// placeOf says where a parcel was seen, as "CD 4, Campinas (BR)".
-func placeOf(b *facts.ShipmentScanned) string {
-	place := facts.JoinLocation(b.Facility, b.Area, "")
-	if b.Country != "" {
-		place += " (" + b.Country + ")"
-	}
-	return place
 }
 
 // live reports whether the parcel is still meant to be with the customer.
