@@ -86,6 +86,13 @@ func plain(e *event.Envelope, headers []event.Header) bool {
 
 func ordinary(t time.Time) bool { return t.Year() >= 1000 && t.Year() <= 9999 }
 
+// markSoon spares a mark the wait for the disk. A crash of the server may then
+// forget the newest marks: their events are still unsent and are sent again, and
+// the totals do not hold them. What was announced is never forgotten, because a
+// control record is numbered by a transaction that waits, and with it the log
+// before it is on disk.
+const markSoon = `SET LOCAL synchronous_commit = off`
+
 // The leases are locked by the statement before these, so what they find held
 // stays held until the transaction ends.
 const (
@@ -137,6 +144,7 @@ func (o *owner) mark(ctx context.Context, good, bad []*row) error {
 		ours = map[int32]bool{}
 		var deleted []int64
 		var batch pgx.Batch
+		batch.Queue(markSoon)
 		batch.Queue(lockMine, partitions, terms).Query(func(rows pgx.Rows) error {
 			held, err := pgx.CollectRows(rows, pgx.RowTo[int32])
 			for _, p := range held {
