@@ -198,7 +198,7 @@ func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 		}
 		record.advance(f.Envelope)
 	case Adopt:
-		record.Epoch = f.Epoch
+		record.adopt(f.Envelope)
 	default:
 		e.park(o, record, in, verdict, out)
 	}

@@ -134,6 +134,34 @@ func (s *subject) equalsSource(j *ownerJournal) {
 	}
 }
 
+// A source sends its whole journal again in a new epoch, to a topic that was made
+// again. Nothing parks, nothing is folded twice, each fact counts once.
+func TestTheWholeJournalAgainInANewEpoch(t *testing.T) {
+	for _, together := range []bool{false, true} {
+		s, from := line(t)
+		s.handle(append(from.send(append(about("o", 1, 5), about("p", 1, 2)...)...), from.control())...)
+		again := in(epoch2, append(about("o", 1, 5), about("p", 1, 2)...))
+		from = from.restored(epoch2)
+		records := []any{from.control()}
+		for i, f := range again {
+			records = append(records, from.send(f)[0])
+			if i%2 == 1 {
+				records = append(records, from.l.facts(again[i-1])[0]) // a duplicate
+			}
+		}
+		records = append(records, from.send(in(epoch2, about("p", 3, 3))...)[0], from.control())
+		feed(s, together, records)
+		if n := len(s.query("SELECT 1 FROM @quarantine")); n != 0 {
+			t.Errorf("%d aggregates parked", n)
+		}
+		s.EndsAre(0, from.l.offsets)
+		s.prove()
+		s.handle(from.control())
+		s.is(isProven)
+		s.equalsSource(from.journal)
+	}
+}
+
 // A second restore, before the first one was digested.
 func TestTwoRestores(t *testing.T) {
 	s, from := line(t)

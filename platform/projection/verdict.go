@@ -19,8 +19,8 @@ const (
 	Duplicate Verdict = "duplicate"
 	// Superseded: of an older epoch than its aggregate's.
 	Superseded Verdict = "superseded"
-	// Adopt: the last applied fact again, under a newer epoch. The epoch is
-	// taken, nothing is folded.
+	// Adopt: an applied fact again, under a newer epoch, as when a source sends
+	// its whole journal anew. Nothing is folded; the last one takes the epoch.
 	Adopt Verdict = "adopt"
 	// Equivocation: an applied version again, with another event id. Parks.
 	Equivocation Verdict = "equivocation"
@@ -51,6 +51,28 @@ type applied struct {
 	Recent []byte `json:"r,omitempty"`
 	// Parked is the verdict that parked the aggregate, or "".
 	Parked Verdict `json:"p,omitempty"`
+	// Again says how far applied versions were stated again in a newer epoch.
+	Again *restated `json:"n,omitempty"`
+}
+
+type restated struct {
+	Epoch   string `json:"e"`
+	Version int64  `json:"v"`
+}
+
+// restates reports whether the fact was stated again before.
+func (a *applied) restates(f event.Envelope) bool {
+	return a.Again != nil && a.Again.Epoch == f.Epoch && f.Version <= a.Again.Version
+}
+
+// adopt takes an applied version that is stated again in a newer epoch, and with
+// the last one the epoch.
+func (a *applied) adopt(f event.Envelope) {
+	if f.Version == a.Version {
+		a.Epoch, a.Again = f.Epoch, nil
+		return
+	}
+	a.Again = &restated{f.Epoch, f.Version}
 }
 
 func fingerprintOf(eventID string) []byte {
@@ -71,7 +93,7 @@ func (a *applied) holds(version int64, eventID string) (same, known bool) {
 
 // covers reports whether the fact was applied, as far as can be told.
 func (a *applied) covers(f event.Envelope) bool {
-	if a == nil || f.Version > a.Version || f.Epoch > a.Epoch {
+	if a == nil || f.Version > a.Version || f.Epoch > a.Epoch && !a.restates(f) {
 		return false
 	}
 	same, known := a.holds(f.Version, f.ID)
@@ -89,7 +111,9 @@ func (a *applied) judge(f event.Envelope) Verdict {
 	switch {
 	case f.Version == a.Version+1:
 		return Apply
-	case !sameEpoch && f.Version == a.Version && same:
+	case !sameEpoch && a.restates(f):
+		return Duplicate
+	case !sameEpoch && same && f.Version == a.Version:
 		return Adopt
 	case !sameEpoch:
 		return NewerEpoch
@@ -103,7 +127,7 @@ func (a *applied) judge(f event.Envelope) Verdict {
 
 // advance records that the fact was applied.
 func (a *applied) advance(f event.Envelope) {
-	a.Epoch, a.Version = f.Epoch, f.Version
+	a.Epoch, a.Version, a.Again = f.Epoch, f.Version, nil
 	a.Recent = append(a.Recent, fingerprintOf(f.ID)...)
 	if extra := len(a.Recent) - window*fingerprint; extra > 0 {
 		a.Recent = append([]byte(nil), a.Recent[extra:]...)
