@@ -44,8 +44,9 @@ type world struct {
 	database *proxy
 	broker   *embedded.Broker
 
-	forgotten int64 // facts that the broker was made to forget
-	missing   int64 // facts that are not in the topics
+	forgotten int64  // facts that the broker was made to forget
+	missing   int64  // facts that are not in the topics
+	restored  string // source whose topic holds facts that a restore undid
 }
 
 func TestNothingIsLostUnderFaults(t *testing.T) {

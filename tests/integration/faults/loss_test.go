@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
+	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
 )
 
 // detection is how soon a view must know of a loss, on whatever machine this runs.
@@ -203,7 +205,7 @@ func (s *sightings) last(said freshnessv1.Completeness) bool {
 	return len(s.said) > 0 && s.said[len(s.said)-1] == said
 }
 
-// watchCompleteness asks the operations view every 10 ms until ctx ends.
+// watchCompleteness asks both views every 10 ms until ctx ends.
 func (w *world) watchCompleteness(ctx context.Context) *sightings {
 	w.t.Helper()
 	fleet, err := client.Dial(client.Addresses{
@@ -220,12 +222,16 @@ func (w *world) watchCompleteness(ctx context.Context) *sightings {
 		defer close(ended)
 		for ctx.Err() == nil {
 			pass(ctx, 10*time.Millisecond)
-			answer, err := fleet.Operations.GetTotals(ctx, &operationsv1.GetTotalsRequest{})
+			work, err := fleet.Operations.GetTotals(ctx, &operationsv1.GetTotalsRequest{})
+			if err != nil {
+				continue
+			}
+			past, err := fleet.Timeline.ListCustomerTimeline(ctx, &timelinev1.ListCustomerTimelineRequest{CustomerId: "customer-1"})
 			if err != nil {
 				continue
 			}
 			worst := completenessProven
-			for _, source := range answer.GetFreshness().GetSources() {
+			for _, source := range slices.Concat(work.GetFreshness().GetSources(), past.GetFreshness().GetSources()) {
 				worst = worse(worst, source.GetCompleteness())
 			}
 			s.mu.Lock()
