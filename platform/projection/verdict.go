@@ -113,7 +113,7 @@ func (a *applied) judge(f event.Envelope) Verdict {
 		return Apply
 	case !sameEpoch && a.restates(f):
 		return Duplicate
-	case !sameEpoch && same && f.Version == a.Version:
+	case !sameEpoch && same:
 		return Adopt
 	case !sameEpoch:
 		return NewerEpoch
