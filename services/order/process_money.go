@@ -10,7 +10,7 @@ import (
 // were not billed before, and the fee with the first one. It takes that from the
 // payments of the plan, in their order, as far as they hold it by now.
 func (p *planner) collect() {
-	if p.Order.State != completed {
+	if p.Order.State != completed || len(p.Bills) == 0 { // an order that version 1 completed has none
 		p.bill()
 	}
 	for _, shipment := range slices.Sorted(maps.Keys(p.Bills)) {
