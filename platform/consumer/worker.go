@@ -17,6 +17,10 @@ const (
 	pauseAbove  = 4000 // buffered records at which a partition number is paused
 	resumeBelow = 1000
 	stopGrace   = 5 * time.Second
+	// gather is the longest rest after a batch. A worker rests as long as the
+	// batch took, so that under load records come together and share a
+	// transaction; a record that finds the worker idle waits for nothing.
+	gather = 10 * time.Millisecond
 )
 
 // worker hands the records of one partition number to the handler, as many at
@@ -135,10 +139,14 @@ func (w *worker) run() {
 			if len(records) == 0 || w.stopped() {
 				break
 			}
+			started := time.Now()
 			if !w.handle(records) {
 				break
 			}
 			w.drop(len(records), epoch)
+			if len(records) < w.cfg.MaxBatch && !w.sleep(min(time.Since(started), gather)) {
+				break
+			}
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 // DefaultPartitions is the partition count of a new data directory. A fleet in
 // one process has few cores for its partitions, and facts that share one share
 // transactions as well.
-const DefaultPartitions = 4
+const DefaultPartitions = 2
 
 // fixPartitions decides the partition count, which stays for ever: a data
 // directory remembers it.
