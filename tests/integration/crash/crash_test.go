@@ -29,9 +29,6 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	if !found {
 		t.Skipf("SKIPPED: no Olist sample in %q; set TIDEMARK_OLIST_DIR to run on real orders", source)
 	}
-	if testing.Short() {
-		t.Skip("SKIPPED: -short")
-	}
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}

@@ -50,9 +50,6 @@ type world struct {
 }
 
 func TestNothingIsLostUnderFaults(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: -short")
-	}
 	w := open(t)
 	ctx := t.Context()
 

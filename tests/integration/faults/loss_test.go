@@ -30,9 +30,6 @@ const detection = 10 * time.Second
 // soon, fetch what is missing from its owner, and prove themselves complete
 // again, without anybody's help.
 func TestWhatTheBrokerLosesIsNamedAndHealed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: -short")
-	}
 	w := open(t)
 	ctx := t.Context()
 	stop := w.customers(ctx)

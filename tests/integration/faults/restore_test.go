@@ -15,9 +15,6 @@ import (
 // the versions that were lost, and the views end equal to what the source now
 // says: what no longer exists there is gone from them.
 func TestARestoredSourceConverges(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: -short")
-	}
 	w := open(t)
 	ctx := t.Context()
 	stop := w.customers(ctx)
