@@ -51,8 +51,17 @@ func (w *world) compare(ctx context.Context) {
 			heads[id.aggregate] = max(heads[id.aggregate], id.version)
 		}
 	}
-	if w.missing != w.forgotten {
-		w.t.Errorf("%d facts were committed and are not in the topics; the broker was made to forget %d", w.missing, w.forgotten)
+	for _, id := range w.missing {
+		if !w.forgotten[id] {
+			w.t.Errorf("%s version %d was committed and is not in its topic", id.aggregate, id.version)
+		}
+	}
+	// What was forgotten before its mark was committed may have been sent again.
+	if len(w.forgotten) > 0 {
+		w.t.Logf("%d of %d forgotten facts are in no topic", len(w.missing), len(w.forgotten))
+		if len(w.missing) == 0 {
+			w.t.Error("everything that the broker forgot was sent again: the run proves nothing about losses")
+		}
 	}
 	for _, view := range []string{"timeline", "operations"} {
 		w.applied(ctx, view, heads)
@@ -118,14 +127,18 @@ func (w *world) published(ctx context.Context, source string, journal map[identi
 				}
 			case journal[id] != e.ID:
 				w.t.Errorf("%s version %d was published with event %s, committed is %q", e.Aggregate, e.Version, e.ID, journal[id])
-			case e.Version > last[e.Aggregate]+1 && w.forgotten == 0:
+			case e.Version > last[e.Aggregate]+1 && !w.forgotten[identity{e.Aggregate, e.Version - 1}]:
 				w.t.Errorf("%s: version %d was published after %d", e.Aggregate, e.Version, last[e.Aggregate])
 			}
 			last[e.Aggregate] = max(last[e.Aggregate], e.Version)
 			seen[id] = true
 		})
 	}
-	w.missing += int64(len(journal) - len(seen))
+	for id := range journal {
+		if !seen[id] {
+			w.missing = append(w.missing, id)
+		}
+	}
 }
 
 // applied compares the versions a view has applied with the journals' heads.

@@ -44,9 +44,9 @@ type world struct {
 	database *proxy
 	broker   *embedded.Broker
 
-	forgotten int64  // facts that the broker was made to forget
-	missing   int64  // facts that are not in the topics
-	restored  string // source whose topic holds facts that a restore undid
+	forgotten map[identity]bool // facts that the broker was made to forget
+	missing   []identity        // facts that are not in the topics
+	restored  string            // source whose topic holds facts that a restore undid
 }
 
 func TestNothingIsLostUnderFaults(t *testing.T) {
@@ -87,7 +87,7 @@ func open(t *testing.T) *world {
 	})
 	base := processes.FreeBase(t)
 	behind := processes.FreeBase(t)
-	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1))}
+	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}}
 	w.database = listen(t, address(base+432), address(behind+432))
 	w.startBroker(t.Context())
 	t.Cleanup(func() { w.broker.Close() })

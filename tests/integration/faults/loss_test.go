@@ -41,7 +41,9 @@ func TestWhatTheBrokerLosesIsNamedAndHealed(t *testing.T) {
 	for _, source := range []string{"order", "payment", "shipment"} {
 		at := time.Now()
 		lost := w.lose(ctx, source)
-		w.forgotten += int64(len(lost))
+		for _, id := range lost {
+			w.forgotten[id] = true
+		}
 		if len(lost) == 0 {
 			t.Errorf("%s: nothing was lost", source)
 			continue
