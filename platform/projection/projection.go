@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
@@ -56,30 +57,37 @@ type Config struct {
 	// MaxParked is how many aggregates may be parked before reading pauses, or a
 	// twentieth of all if that is more; 0 means 1,000.
 	MaxParked int
-	Telemetry *telemetry.Telemetry
-	Log       *slog.Logger
+	// Contract is the text of readmodel.yaml, to be served; empty serves none.
+	Contract string
+	// PageSecret is the secret of operators' page tokens, the same on every
+	// replica; empty is one per process.
+	PageSecret string
+	Telemetry  *telemetry.Telemetry
+	Log        *slog.Logger
 }
 
 // Projection keeps one generation of a view and answers reads from it.
 type Projection[S any] struct {
-	cfg     Config
-	view    View[S]
-	engine  engine[S]
-	own     generation
-	pointed bool          // the pointer named own when this process started
-	pool    *pgxpool.Pool // its unqualified tables are those of own
-	sql     []statements
-	topics  map[string]string // of each source
-	seen    *arrivals
-	waiters *waiters
-	metrics *metrics
-	gaps    chan struct{} // holds one token while there may be gaps to heal
-	work    chan struct{} // holds one token while there may be something to prove
-	ends    *ends
-	clock   func() time.Time
-	bounds  func(context.Context) (map[string]map[int32]consumer.Bounds, error)
-	reads   atomic.Pointer[reading]
-	foreign func() bool // see shared
+	cfg      Config
+	view     View[S]
+	contract *Contract // nil if there is none
+	pager    *rpc.Pager
+	engine   engine[S]
+	own      generation
+	pointed  bool          // the pointer named own when this process started
+	pool     *pgxpool.Pool // its unqualified tables are those of own
+	sql      []statements
+	topics   map[string]string // of each source
+	seen     *arrivals
+	waiters  *waiters
+	metrics  *metrics
+	gaps     chan struct{} // holds one token while there may be gaps to heal
+	work     chan struct{} // holds one token while there may be something to prove
+	ends     *ends
+	clock    func() time.Time
+	bounds   func(context.Context) (map[string]map[int32]consumer.Bounds, error)
+	reads    atomic.Pointer[reading]
+	foreign  func() bool // see shared
 
 	crowd       chan struct{} // holds one token while many were parked
 	newlyParked atomic.Int64
@@ -111,6 +119,20 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{},
 	}
 	p.foreign = p.shared
+	if cfg.Contract != "" {
+		contract, err := ParseContract([]byte(cfg.Contract))
+		if err != nil {
+			return nil, err
+		}
+		if err := contract.about(view.Name, view.Version, view.Sources); err != nil {
+			return nil, err
+		}
+		p.contract = contract
+	}
+	var err error
+	if p.pager, err = rpc.NewPager([]byte(cfg.PageSecret)); err != nil {
+		return nil, err
+	}
 	p.bounds = func(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
 		return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
 	}

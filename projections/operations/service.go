@@ -2,6 +2,7 @@ package operations
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/schemas"
 )
+
+//go:embed readmodel.yaml
+var contract string
 
 // Config is all that operations can be told.
 type Config struct {
@@ -65,7 +69,8 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		copied, err := projection.Open(ctx, projection.Config{
-			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal, Telemetry: tel, Log: log,
+			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
+			Contract: contract, PageSecret: cfg.RPC.PageSecret, Telemetry: tel, Log: log,
 		}, View())
 		if err != nil {
 			return errors.Join(err, hangUp())
@@ -80,6 +85,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		operationsv1.RegisterOperationsServiceServer(srv.GRPC(), &server{copy: copied, pager: pager, now: cfg.Now})
+		copied.Register(srv.GRPC())
 		srv.AddCheck("projection", copied.Ready)
 		addr, err := srv.Listen()
 		if err != nil {

@@ -44,7 +44,10 @@ type Fleet struct {
 	Operations operationsv1.OperationsServiceClient
 	// Sources are the operators' service of each context, by its name.
 	Sources map[string]journalv1.JournalAdminServiceClient
-	close   []func() error
+	// Views are the connections to the read models' servers, by view, for what
+	// every read model serves its operators.
+	Views map[string]grpc.ClientConnInterface
+	close []func() error
 }
 
 // New makes the typed clients over connections that the caller owns.
@@ -61,6 +64,7 @@ func New(conns Conns) *Fleet {
 			"payment":  journalv1.NewJournalAdminServiceClient(conns.Payment),
 			"shipment": journalv1.NewJournalAdminServiceClient(conns.Shipment),
 		},
+		Views: map[string]grpc.ClientConnInterface{"timeline": conns.Timeline, "operations": conns.Operations},
 	}
 }
 

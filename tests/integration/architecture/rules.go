@@ -61,7 +61,7 @@ func Rules() []Rule {
 		},
 		{
 			Files: []string{"platform/..."},
-			Allow: []string{"platform/", "proto/journal/", "proto/freshness/", "schemas"},
+			Allow: []string{"platform/", "proto/journal/", "proto/freshness/", "proto/readmodel/", "schemas"},
 			Forbid: []string{
 				module + "schemas/facts",
 			},
