@@ -66,6 +66,9 @@ type Config struct {
 	Topics []string
 	// MaxBatch bounds the records of one Handle; 0 means 1,000.
 	MaxBatch int
+	// Hurry reports whether somebody waits for what is read. Small batches then
+	// follow each other without a rest. Nil: nobody ever does.
+	Hurry func() bool
 	// Telemetry takes spans and counts of batches; required.
 	Telemetry *telemetry.Telemetry
 	// Log takes one line per failure that is retried.

@@ -19,7 +19,8 @@ const (
 	stopGrace   = 5 * time.Second
 	// gather is the longest rest after a batch. A worker rests as long as the
 	// batch took, so that under load records come together and share a
-	// transaction; a record that finds the worker idle waits for nothing.
+	// transaction; a record that finds the worker idle waits for nothing. While
+	// somebody waits for what is read, there is no rest.
 	gather = 10 * time.Millisecond
 )
 
@@ -144,11 +145,19 @@ func (w *worker) run() {
 				break
 			}
 			w.drop(len(records), epoch)
-			if len(records) < w.cfg.MaxBatch && !w.sleep(min(time.Since(started), gather)) {
+			if rest := w.cfg.rest(len(records), time.Since(started)); rest > 0 && !w.sleep(rest) {
 				break
 			}
 		}
 	}
+}
+
+// rest says how long to rest after a batch of so many records that took so long.
+func (c *Config) rest(records int, took time.Duration) time.Duration {
+	if records >= c.MaxBatch || c.Hurry != nil && c.Hurry() {
+		return 0
+	}
+	return min(took, gather)
 }
 
 func (w *worker) stopped() bool {

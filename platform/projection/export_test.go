@@ -29,6 +29,9 @@ func (p *Projection[S]) Point(ctx context.Context) error {
 // waiting read looks again only when a commit wakes it.
 func (p *Projection[S]) Alone() { p.foreign = func() bool { return false } }
 
+// Hurried reports whether a read waits.
+func (p *Projection[S]) Hurried() bool { return p.waiters.hurried() }
+
 // ProveDue does once what control totals ask for.
 func (p *Projection[S]) ProveDue(ctx context.Context) error {
 	return p.proveDue(ctx, map[jobKey]*patience{})

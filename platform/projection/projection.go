@@ -189,7 +189,7 @@ func (p *Projection[S]) prepare() (err error) {
 		topics = append(topics, p.topics[source])
 	}
 	p.consumer, err = consumer.New(consumer.Config{
-		Kafka: p.cfg.Kafka, Group: "tidemark." + p.own.schema, InstanceID: p.cfg.InstanceID, Topics: topics,
+		Kafka: p.cfg.Kafka, Group: "tidemark." + p.own.schema, InstanceID: p.cfg.InstanceID, Topics: topics, Hurry: p.waiters.hurried,
 		Telemetry: p.cfg.Telemetry, Log: p.cfg.Log,
 	}, p)
 	return err

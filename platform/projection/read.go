@@ -75,6 +75,8 @@ func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptio
 	changed := p.waiters.subscribe(keys)
 	defer changed.Close()
 	changed.foreign = p.foreign
+	p.waiters.hurry.Add(1)
+	defer p.waiters.hurry.Add(-1)
 	asked := false // the owners, about writes of epochs that are over
 	for deadline := time.Now().Add(want.budget); ; {
 		f, tokens, result, err := p.snapshot(ctx, want, order, queue)

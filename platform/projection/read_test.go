@@ -256,6 +256,9 @@ func TestAWaitingReadIsWokenByTheCommit(t *testing.T) {
 		done <- result{got, err}
 	}()
 	<-looked // it subscribed, and looks for the first time
+	if !s.Hurried() {
+		t.Error("nobody hurries while a read waits")
+	}
 	began := time.Now()
 	s.handle(l.facts(f)...)
 	r := <-done
@@ -264,6 +267,9 @@ func TestAWaitingReadIsWokenByTheCommit(t *testing.T) {
 	}
 	if waited := time.Since(began); waited > ample/2 {
 		t.Errorf("it waited %v: its budget woke it, not the commit", waited)
+	}
+	if s.Hurried() {
+		t.Error("it hurries though nobody waits any more")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -35,9 +36,14 @@ func (s *Subscription) Close() {
 
 // waiters are those who wait for commits of this process.
 type waiters struct {
+	hurry atomic.Int64 // reads that wait for a demand to be met
+
 	mu    sync.Mutex
 	byKey map[string]map[*Subscription]struct{}
 }
+
+// hurried reports whether a read waits. A stream that shows what comes does not.
+func (w *waiters) hurried() bool { return w.hurry.Load() > 0 }
 
 func newWaiters() *waiters { return &waiters{byKey: map[string]map[*Subscription]struct{}{}} }
 
