@@ -53,9 +53,10 @@ check: lint generated modules ## Everything CI checks: lint, generated code, mod
 	go run tools/testtable/*.go -race $(ARGS)
 
 .PHONY: generate
-generate: tools ## Write the generated code: RPC contracts and typed events.
+generate: tools ## Write the generated code: RPC contracts, typed events, alerts of read models.
 	buf generate
-	cd schemas && go generate ./...
+	(cd schemas && go generate ./...)
+	(cd projections && go run ./internal/alerts)
 
 .PHONY: generated
 generated: tools

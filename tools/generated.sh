@@ -15,6 +15,7 @@ while read -r file; do
 	[ -f "$file" ] || { echo "missing: $file"; stale=1; }
 done < <(cd "$made" && find proto -name '*.pb.go')
 (cd schemas && go run ./internal/gen -check) || stale=1
+(cd projections && go run ./internal/alerts -check) || stale=1
 if [ $stale != 0 ]; then
 	echo "run make generate and commit what it writes"
 	exit 1

@@ -10,6 +10,7 @@ import (
 	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/projection/conformance"
+	"github.com/tidemark-dev/tidemark/projections/internal/history"
 )
 
 // The contract is for those who do not read Go; it must say what the code does.
@@ -37,7 +38,7 @@ func TestContractStatesThePolicy(t *testing.T) {
 		"captured_but_cancelled": row(keptRule, hours(keptRule.after)),
 		"allowances":             allowed,
 	}
-	got := conformance.Contract(t, View(), operationsv1.OperationsService_ServiceDesc)
+	got := conformance.Contract(t, View(), operationsv1.OperationsService_ServiceDesc, history.NewStory("o-1").All()...)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("policy (-code +readmodel.yaml):\n%s", diff)
 	}

@@ -194,5 +194,5 @@ func TestEntriesOfNewVersions(t *testing.T) {
 }
 
 func TestContract(t *testing.T) {
-	conformance.Contract(t, timeline.View(), timelinev1.TimelineService_ServiceDesc)
+	conformance.Contract(t, timeline.View(), timelinev1.TimelineService_ServiceDesc, history.NewStory("o-1").All()...)
 }

@@ -1,80 +1,151 @@
 package conformance
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
 
+	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 )
-
-// contract is what readmodel.yaml says.
-type contract struct {
-	Name               string            `yaml:"name"`
-	Version            int               `yaml:"version"`
-	Question           string            `yaml:"question"`
-	Owner              string            `yaml:"owner"`
-	Consumers          []string          `yaml:"consumers"`
-	Sources            []string          `yaml:"sources"`
-	StalenessObjective string            `yaml:"staleness_objective"`
-	Queries            map[string]string `yaml:"queries"`
-	Rebuild            struct {
-		Strategy   string `yaml:"strategy"`
-		TimeBudget string `yaml:"time_budget"`
-	} `yaml:"rebuild"`
-	Reconciliation []string       `yaml:"reconciliation"`
-	PersonalData   []yaml.Node    `yaml:"personal_data"`
-	Policy         map[string]any `yaml:"policy"`
-}
 
 // Contract compares readmodel.yaml, in the working directory, with the view and
 // with the query service that serves it, and returns its policy table, for the
 // projection's own test to compare with its code.
-func Contract[S any](t *testing.T, view projection.View[S], service grpc.ServiceDesc) map[string]any {
+//
+// The sample is facts that carry personal data, in structs named Contact and
+// Address: wherever a table or a log keeps some of that, the contract must say
+// so, and nowhere else.
+func Contract[S any](t *testing.T, view projection.View[S], service grpc.ServiceDesc, sample ...event.Fact) map[string]any {
 	t.Helper()
-	file, err := os.Open("readmodel.yaml")
+	text, err := os.ReadFile("readmodel.yaml")
 	if err != nil {
 		t.Fatalf("a read model carries its contract: %v", err)
 	}
-	defer func() { _ = file.Close() }()
-	decoder := yaml.NewDecoder(file)
-	decoder.KnownFields(true)
-	var c contract
-	if err := decoder.Decode(&c); err != nil {
-		t.Fatalf("readmodel.yaml: %v", err)
+	c, err := projection.ParseContract(text)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if c.Name != view.Name || c.Version != view.Version || !slices.Equal(c.Sources, view.Sources) {
 		t.Errorf("readmodel.yaml is about %s %d from %v, the code about %s %d from %v",
 			c.Name, c.Version, c.Sources, view.Name, view.Version, view.Sources)
 	}
-	var methods []string
-	for _, m := range service.Methods {
-		methods = append(methods, m.MethodName)
-	}
-	for _, s := range service.Streams {
-		methods = append(methods, s.StreamName)
-	}
-	classes := []string{"read-your-write", "operational", "analytical"}
-	for _, m := range methods {
-		if !slices.Contains(classes, c.Queries[m]) {
-			t.Errorf("query %s has the consistency class %q, not one of %v", m, c.Queries[m], classes)
-		}
-	}
-	if len(c.Queries) != len(methods) {
-		t.Errorf("readmodel.yaml names %d queries, the service has %d", len(c.Queries), len(methods))
-	}
-	for what, given := range map[string]string{
-		"question": c.Question, "owner": c.Owner, "staleness_objective": c.StalenessObjective,
-		"rebuild.strategy": c.Rebuild.Strategy, "rebuild.time_budget": c.Rebuild.TimeBudget,
-		"consumers": fmt.Sprint(len(c.Consumers)), "reconciliation": fmt.Sprint(len(c.Reconciliation)),
-	} {
-		if given == "" || given == "0" {
-			t.Errorf("readmodel.yaml says nothing about %s", what)
-		}
+	for _, problem := range append(queries(c, service), personal(t, c, view, sample)...) {
+		t.Error(problem)
 	}
 	return c.Policy
+}
+
+// queries compares the queries that a contract lists with those of a service.
+func queries(c *projection.Contract, service grpc.ServiceDesc) (problems []string) {
+	methods := map[string]bool{}
+	for _, m := range service.Methods {
+		methods[m.MethodName] = true
+	}
+	for _, s := range service.Streams {
+		methods[s.StreamName] = true
+	}
+	for m := range methods {
+		if c.Queries[m] == "" {
+			problems = append(problems, fmt.Sprintf("readmodel.yaml does not say which consistency %s has", m))
+		}
+	}
+	for m := range c.Queries {
+		if !methods[m] {
+			problems = append(problems, fmt.Sprintf("readmodel.yaml lists %s, which %s does not have", m, service.ServiceName))
+		}
+	}
+	return problems
+}
+
+// personal compares where the view keeps personal data with where it says so.
+func personal[S any](t *testing.T, c *projection.Contract, view projection.View[S], sample []event.Fact) (problems []string) {
+	t.Helper()
+	m := projection.NewMemory(view)
+	if err := m.Apply(sample...); err != nil {
+		t.Fatal(err)
+	}
+	var secrets []string
+	for _, f := range sample {
+		secrets = append(secrets, personalTexts(reflect.ValueOf(f.Body), false)...)
+	}
+	kept := map[string]bool{}
+	for table, rows := range m.All() {
+		for _, r := range rows {
+			for column, value := range r {
+				leaves(table+"."+column, value, func(path, text string) {
+					declared := false
+					for _, p := range c.PersonalData {
+						if path == p.Field || strings.HasPrefix(path, p.Field+".") {
+							kept[p.Field], declared = true, true
+						}
+					}
+					holds := slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(text, s) })
+					if holds && !declared {
+						problems = append(problems, fmt.Sprintf("%s keeps personal data and readmodel.yaml does not say so", path))
+					}
+				})
+			}
+		}
+	}
+	for _, p := range c.PersonalData {
+		if !kept[p.Field] {
+			problems = append(problems, fmt.Sprintf("readmodel.yaml says that %s keeps personal data; no row of the sample has it", p.Field))
+		}
+	}
+	return problems
+}
+
+// leaves visits every text of a value, with its path; JSON texts are entered.
+func leaves(path string, value any, visit func(path, text string)) {
+	switch v := value.(type) {
+	case map[string]any:
+		for key, inner := range v {
+			leaves(path+"."+key, inner, visit)
+		}
+	case []any:
+		for _, inner := range v {
+			leaves(path, inner, visit)
+		}
+	case string:
+		var inner any
+		if strings.HasPrefix(v, "{") && json.Unmarshal([]byte(v), &inner) == nil {
+			leaves(path, inner, visit)
+			return
+		}
+		visit(path, v)
+	}
+}
+
+// personalTexts collects the texts inside of structs named Contact or Address,
+// but for those too short to tell from others, such as a country's code.
+func personalTexts(v reflect.Value, inside bool) (texts []string) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			return personalTexts(v.Elem(), inside)
+		}
+	case reflect.Struct:
+		inside = inside || v.Type().Name() == "Contact" || v.Type().Name() == "Address"
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				texts = append(texts, personalTexts(v.Field(i), inside)...)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			texts = append(texts, personalTexts(v.Index(i), inside)...)
+		}
+	case reflect.String:
+		if inside && v.Len() > 2 {
+			return []string{v.String()}
+		}
+	}
+	return texts
 }

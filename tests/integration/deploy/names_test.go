@@ -88,24 +88,29 @@ func TestUnknownNamesAreFound(t *testing.T) {
 func expressions(t *testing.T) (all map[string][]string, recorded map[string]bool) {
 	t.Helper()
 	all, recorded = map[string][]string{}, map[string]bool{}
-	rules := filepath.Join(root, "prometheus", "rules.yml")
-	text, err := os.ReadFile(rules)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var parsed struct {
-		Groups []struct {
-			Rules []struct{ Record, Expr string }
+	files, err := filepath.Glob(filepath.Join(root, "prometheus", "*.yml"))
+	for _, rules := range files {
+		text, err := os.ReadFile(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var parsed struct {
+			Groups []struct {
+				Rules []struct{ Record, Expr string }
+			}
+		}
+		if err := yaml.Unmarshal(text, &parsed); err != nil {
+			t.Fatalf("%s: %v", rules, err)
+		}
+		for _, group := range parsed.Groups {
+			for _, rule := range group.Rules {
+				all[filepath.Base(rules)] = append(all[filepath.Base(rules)], rule.Expr)
+				recorded[rule.Record] = true
+			}
 		}
 	}
-	if err := yaml.Unmarshal(text, &parsed); err != nil {
-		t.Fatalf("%s: %v", rules, err)
-	}
-	for _, group := range parsed.Groups {
-		for _, rule := range group.Rules {
-			all["rules.yml"] = append(all["rules.yml"], rule.Expr)
-			recorded[rule.Record] = true
-		}
+	if err != nil || len(all) < 3 {
+		t.Fatalf("rules in %d files only, %v", len(all), err)
 	}
 	err = fs.WalkDir(os.DirFS(filepath.Join(root, "grafana")), ".", func(file string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(file, ".json") {
