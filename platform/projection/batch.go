@@ -227,8 +227,11 @@ func (b *batchRun[S]) committed(ctx context.Context) {
 	b.p.mu.Lock()
 	b.pt.surplus = b.surplus
 	b.p.mu.Unlock()
+	var marked []int32
 	for source := range b.marks.dirty {
-		b.p.seen.note(b.pt.number, source, b.marks.taken[source].asOf)
+		taken := b.marks.taken[source]
+		b.p.seen.note(b.pt.number, source, taken.epoch, taken.asOf)
+		marked = []int32{b.pt.number}
 	}
 	clear(b.marks.dirty)
 	if len(b.pt.orders) > cacheSize {
@@ -239,6 +242,6 @@ func (b *batchRun[S]) committed(ctx context.Context) {
 			}
 		}
 	}
-	b.p.tell(ctx, b.delta)
+	b.p.tell(ctx, b.delta, marked...)
 	b.p.report(ctx, b.pt.number, b.found)
 }

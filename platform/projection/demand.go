@@ -14,64 +14,133 @@ import (
 
 // demand is what a caller wants of an answer.
 type demand struct {
-	tokens []event.Token
-	budget time.Duration
-	stale  bool // answer what there is rather than fail
+	tokens    []event.Token
+	staleness time.Duration // no source staler; 0 if any will do
+	budget    time.Duration
+	stale     bool // answer what there is rather than fail
 }
 
 // Reasons of errors about freshness.
 const (
 	ReasonNotYetProjected = fault.Reason("NOT_YET_PROJECTED")
+	ReasonTooStale        = fault.Reason("TOO_STALE")
 	ReasonNeverExisted    = fault.Reason("NEVER_EXISTED")
 	ReasonQuarantined     = fault.Reason("QUARANTINED")
 	ReasonRebuilding      = fault.Reason("REBUILDING")
 	ReasonWriteLost       = fault.Reason("WRITE_LOST_BY_RESTORE")
 )
 
-func (p *Projection[S]) demandOf(options *freshnessv1.ReadOptions) (demand, error) {
+func (p *Projection[S]) demandOf(options *freshnessv1.ReadOptions) demand {
 	d := demand{budget: defaultBudget}
-	if options == nil {
-		return d, nil
-	}
 	if options.GetWaitBudget() != nil {
 		d.budget = options.GetWaitBudget().AsDuration()
 	}
 	d.stale = options.GetOnViolation() == freshnessv1.OnViolation_ON_VIOLATION_RETURN_STALE
-	switch c := options.GetConsistency().(type) {
-	case nil, *freshnessv1.ReadOptions_Any:
-	case *freshnessv1.ReadOptions_AtLeast:
-		for _, t := range c.AtLeast.GetTokens() {
-			token := event.Token{
-				Aggregate: event.Aggregate{Type: t.GetAggregateType(), ID: t.GetAggregateId()},
-				Version:   t.GetVersion(), Epoch: t.GetEpoch(), EventID: t.GetEventId(),
-			}
-			// What the view does not copy cannot be missing from it.
-			if slices.Contains(p.view.Sources, token.Type) {
-				d.tokens = append(d.tokens, token)
-			}
-		}
-	default:
-		return d, fault.Unimplemented("consistency max_staleness does not exist yet; ask for any or at_least")
+	if options.GetMaxStaleness() != nil {
+		d.staleness = options.GetMaxStaleness().AsDuration()
 	}
-	return d, nil
+	for _, t := range options.GetAtLeast().GetTokens() {
+		token := event.Token{
+			Aggregate: event.Aggregate{Type: t.GetAggregateType(), ID: t.GetAggregateId()},
+			Version:   t.GetVersion(), Epoch: t.GetEpoch(), EventID: t.GetEventId(),
+		}
+		// What the view does not copy cannot be missing from it.
+		if slices.Contains(p.view.Sources, token.Type) {
+			d.tokens = append(d.tokens, token)
+		}
+	}
+	return d
+}
+
+// keys are what commits must touch to be worth another look; none if nothing
+// is demanded.
+func (q *question) keys() []string {
+	var keys []string
+	for _, t := range q.tokens {
+		keys = append(keys, aggregateKey(t.Aggregate))
+	}
+	switch {
+	case q.staleness > 0 && q.order != "", len(q.tokens) > 0 && q.order != "":
+		keys = append(keys, markKey(q.partition))
+	case q.staleness > 0:
+		keys = append(keys, anyMark)
+	}
+	return keys
 }
 
 type demandResult int
 
+// What comes of a demand. Those above demandStale do not change by waiting.
 const (
 	demandMet demandResult = iota
 	demandWaits
+	demandStale
 	demandParked
 	demandLost
 )
 
 // check compares the demand with what is applied in the snapshot.
-func (p *Projection[S]) check(want demand, tokens map[event.Aggregate]tokenRow) demandResult {
+func (p *Projection[S]) check(want demand, tokens map[event.Aggregate]tokenRow, f *freshnessv1.Freshness) demandResult {
 	result := demandMet
 	for _, t := range want.tokens {
-		result = max(result, checkToken(t, tokens[t.Aggregate]))
+		one := checkToken(t, tokens[t.Aggregate])
+		if one == demandWaits && heldBack(t, f) {
+			one = demandParked
+		}
+		result = max(result, one)
+	}
+	if want.staleness > 0 && len(p.stale(f, want.staleness)) > 0 {
+		result = max(result, demandStale)
 	}
 	return result
+}
+
+// heldBack reports whether the token's aggregate is one that its source cannot
+// send. A control record that says so comes behind all that was sent before.
+func heldBack(t event.Token, f *freshnessv1.Freshness) bool {
+	for _, source := range f.GetSources() {
+		if source.GetSource() == t.Type && slices.Contains(source.GetBlocked(), t.Aggregate.String()) {
+			return true
+		}
+	}
+	return false
+}
+
+// stale lists the sources of an answer that are not known to be at most that
+// old, with the reason in words.
+func (p *Projection[S]) stale(f *freshnessv1.Freshness, limit time.Duration) (found []staleSource) {
+	now := time.Now().Add(p.cfg.ClockSkew)
+	for _, s := range f.GetSources() {
+		why := ""
+		switch age := s.GetStaleness().AsDuration(); {
+		case s.GetAsOf() == nil:
+			why = "was not read everywhere yet"
+		case s.GetCompleteness() == freshnessv1.Completeness_COMPLETENESS_VIOLATED:
+			why = "lacks facts here"
+		case s.GetAsOf().AsTime().After(now):
+			why = "has a clock that is ahead"
+		case age > limit:
+			why = "is " + age.Round(time.Millisecond).String() + " old"
+		default:
+			continue
+		}
+		found = append(found, staleSource{s.GetSource(), why})
+	}
+	return found
+}
+
+// staleSource is a source that is too old, and why.
+type staleSource struct{ source, why string }
+
+// name writes sources for people, and for programs.
+func name(all []staleSource) (sentence, names string) {
+	for i, s := range all {
+		if i > 0 {
+			sentence, names = sentence+", ", names+","
+		}
+		sentence, names = sentence+s.source+" "+s.why, names+s.source
+	}
+	return sentence, names
 }
 
 func checkToken(t event.Token, row tokenRow) demandResult {
@@ -94,17 +163,17 @@ func checkToken(t event.Token, row tokenRow) demandResult {
 
 // askOwners decides what the applied versions cannot tell about tokens of epochs
 // that are over: whether the owners still have these writes.
-func (p *Projection[S]) askOwners(ctx context.Context, want demand, tokens map[event.Aggregate]tokenRow, f *freshnessv1.Freshness) demandResult {
+func (p *Projection[S]) askOwners(ctx context.Context, want demand, a *answer) demandResult {
 	result := demandMet
+	var err error
 	for _, t := range want.tokens {
-		one := checkToken(t, tokens[t.Aggregate])
-		if one == demandWaits && p.cfg.Journal != nil && p.over(t, f) {
-			facts, err := p.cfg.Journal.Events(ctx, t.Aggregate, t.Version, t.Version)
-			if err != nil {
-				return one // neither can tell
-			}
-			row := tokens[t.Aggregate]
+		row := a.tokens[t.Aggregate]
+		one := checkToken(t, row)
+		if one == demandWaits && err == nil && p.over(t, a.freshness) {
+			var facts []event.Fact
+			facts, err = p.ask(ctx, t.Aggregate, t.Version)
 			switch {
+			case err != nil: // neither can tell
 			case len(facts) == 0 || facts[0].ID != t.EventID:
 				one = demandLost
 			case row.record != nil && row.record.Version >= t.Version:
@@ -126,49 +195,25 @@ func (p *Projection[S]) over(t event.Token, f *freshnessv1.Freshness) bool {
 	return false
 }
 
-// unmet answers a demand that could not be met.
-func (p *Projection[S]) unmet(want demand, result demandResult, f *freshnessv1.Freshness) (*freshnessv1.Freshness, error) {
+// unmet is the error of a demand that could not be met, nil if what there is
+// may be answered.
+func (p *Projection[S]) unmet(want demand, a *answer) error {
 	switch {
-	case result == demandLost:
-		return nil, absent(fault.KindDataLoss, ReasonWriteLost, "the write was undone by a restore of its source",
-			freshnessv1.Absence_KIND_NEVER_EXISTED, f)
+	case a.result == demandMet:
+		return nil
+	case a.result == demandLost:
+		return absent(fault.New(fault.KindDataLoss, ReasonWriteLost, "the write was undone by a restore of its source"),
+			freshnessv1.Absence_KIND_NEVER_EXISTED, a.freshness)
 	case want.stale:
-		return f, nil
-	case result == demandParked:
-		return nil, absent(fault.KindFailedPrecondition, ReasonQuarantined, "a fact before the caller's write cannot be applied",
-			freshnessv1.Absence_KIND_QUARANTINED, f)
+		return nil
+	case a.result == demandParked:
+		return absent(fault.New(fault.KindFailedPrecondition, ReasonQuarantined, "a fact before the caller's write cannot be applied"),
+			freshnessv1.Absence_KIND_QUARANTINED, a.freshness)
+	case a.result == demandStale:
+		why, names := name(p.stale(a.freshness, want.staleness))
+		err := fault.New(fault.KindDeadlineExceeded, ReasonTooStale, "the copy stayed older than %s for the wait budget: %s", want.staleness, why)
+		return rpc.WithDetails(err.With("stale_sources", names), a.freshness)
 	}
-	return nil, absent(fault.KindDeadlineExceeded, ReasonNotYetProjected, "the caller's write has not arrived within the wait budget",
-		freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
-}
-
-// absent is an error that says which kind of absence it is.
-func absent(kind fault.Kind, reason fault.Reason, message string, absence freshnessv1.Absence_Kind, f *freshnessv1.Freshness) error {
-	return rpc.WithDetails(fault.New(kind, reason, "%s", message), &freshnessv1.Absence{Kind: absence, Freshness: f})
-}
-
-func (p *Projection[S]) rebuilding(from *reading) error {
-	return absent(fault.KindUnavailable, ReasonRebuilding, "the view is being built and cannot tell yet",
-		freshnessv1.Absence_KIND_REBUILDING, &freshnessv1.Freshness{Generation: from.generation.String()})
-}
-
-// NotFound says honestly why an order is not in an answer, from the answer's
-// own freshness.
-func NotFound(message string, f *freshnessv1.Freshness) error {
-	switch f.GetEntityStatus() {
-	case freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED, freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP:
-		return absent(fault.KindNotFound, ReasonQuarantined, message+": a fact of it waits to be applied",
-			freshnessv1.Absence_KIND_QUARANTINED, f)
-	}
-	for _, source := range f.GetSources() {
-		if source.GetCompleteness() == freshnessv1.Completeness_COMPLETENESS_VIOLATED {
-			return absent(fault.KindNotFound, ReasonNotYetProjected, message+": facts of source "+source.GetSource()+" are missing here",
-				freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
-		}
-		if source.GetAsOf() == nil {
-			return absent(fault.KindNotFound, ReasonNotYetProjected, message+": source "+source.GetSource()+" was not read yet",
-				freshnessv1.Absence_KIND_NOT_YET_PROJECTED, f)
-		}
-	}
-	return absent(fault.KindNotFound, ReasonNeverExisted, message, freshnessv1.Absence_KIND_NEVER_EXISTED, f)
+	return absent(fault.New(fault.KindDeadlineExceeded, ReasonNotYetProjected, "the caller's write has not arrived within the wait budget"),
+		freshnessv1.Absence_KIND_NOT_YET_PROJECTED, a.freshness)
 }

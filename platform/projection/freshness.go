@@ -1,6 +1,10 @@
 package projection
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -16,10 +20,10 @@ import (
 const maxBlocked = 32
 
 // freshness writes what every answer says of itself.
-func (p *Projection[S]) freshness(from *reading, got found, order string, met bool) *freshnessv1.Freshness {
-	f := &freshnessv1.Freshness{Generation: from.generation.String(), DemandMet: met}
+func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshnessv1.Freshness {
+	f := &freshnessv1.Freshness{Generation: from.generation.String()}
 	partitions := 1
-	if order == "" {
+	if q.order == "" {
 		partitions = int(p.cfg.Kafka.PartitionCount())
 	}
 	now := time.Now()
@@ -36,7 +40,7 @@ func (p *Projection[S]) freshness(from *reading, got found, order string, met bo
 				asOf = m.asOf
 			}
 			all = append(all, m.book)
-			staleness = max(staleness, now.Sub(m.asOf), p.seen.note(m.partition, source, m.asOf))
+			staleness = max(staleness, now.Sub(m.asOf), p.seen.note(m.partition, source, m.epoch, m.asOf))
 			s.Epoch = max(s.Epoch, m.epoch)
 		}
 		if len(all) == partitions { // a partition without a mark is fully behind
@@ -46,10 +50,35 @@ func (p *Projection[S]) freshness(from *reading, got found, order string, met bo
 		prove(s, all, partitions, now.Add(p.cfg.ClockSkew))
 		f.Sources = append(f.Sources, s)
 	}
-	if order != "" {
-		entity(f, got.entity, order)
+	if q.order != "" {
+		entity(f, got.entity, q.order)
+		var passed *time.Time
+		if q.passed != nil {
+			passed = *q.passed
+		}
+		f.Etag = etag(f, got.entity, passed)
 	}
 	return f
+}
+
+// etag names what an answer about one order shows. The fingerprints of event ids
+// are part of it, because a refold may put another event in a version's place.
+func etag(f *freshnessv1.Freshness, doc *appliedDoc, passed *time.Time) string {
+	h := sha256.New()
+	add := func(parts ...any) {
+		for _, part := range parts {
+			_, _ = fmt.Fprintf(h, "%v\x00", part)
+		}
+	}
+	add(f.GetGeneration(), int32(f.GetEntityStatus()))
+	for _, v := range f.GetEntityVersions() {
+		record := doc.Aggregates[v.GetAggregateType()+"/"+v.GetAggregateId()]
+		add(v.GetAggregateType(), v.GetAggregateId(), v.GetEpoch(), v.GetVersion(), int32(v.GetStatus()), hex.EncodeToString(record.Recent))
+	}
+	if passed != nil {
+		add(passed.UnixMicro())
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
 // prove says what the books of the partitions behind an answer amount to: no

@@ -80,6 +80,7 @@ type Projection[S any] struct {
 	topics   map[string]string // of each source
 	seen     *arrivals
 	waiters  *waiters
+	asking   allowance // queries that ask owners
 	metrics  *metrics
 	gaps     chan struct{} // holds one token while there may be gaps to heal
 	work     chan struct{} // holds one token while there may be something to prove
@@ -238,8 +239,8 @@ func (p *Projection[S]) Ready(ctx context.Context) error {
 func (p *Projection[S]) Status() consumer.Status { return p.consumer.Status() }
 
 // tell lets everybody know what a commit changed.
-func (p *Projection[S]) tell(ctx context.Context, d *delta) {
-	p.waiters.tell(d.changes)
+func (p *Projection[S]) tell(ctx context.Context, d *delta, marked ...int32) {
+	p.waiters.tell(d.changes, marked...)
 	p.metrics.count(ctx, d.counts)
 	p.crowded(len(d.quarantined))
 	for _, q := range d.quarantined {

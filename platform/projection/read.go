@@ -12,6 +12,7 @@ import (
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
@@ -42,12 +43,44 @@ func (p *Projection[S]) openReads(ctx context.Context, serving generation) error
 	return nil
 }
 
-const (
-	defaultBudget = 2 * time.Second
-	// recheck is how often a waiting read looks again when another process may
-	// be the one that applies.
-	recheck = 100 * time.Millisecond
-)
+// defaultBudget is how long a read waits if its caller does not say.
+const defaultBudget = 2 * time.Second
+
+// question is one query, as the kernel sees it.
+type question struct {
+	demand
+	known      string // the etag that the caller has
+	order      string
+	partition  int32 // of the order; -1 if the answer is about many
+	queue      func(*pgx.Batch)
+	what       string // see OrNotFound
+	exists     func(*freshnessv1.Freshness) bool
+	passed     **time.Time
+	generation string // the only one that may answer; any if empty
+}
+
+// ReadOption adds to a read what not every query needs.
+type ReadOption func(*question)
+
+// OrNotFound makes the read fail, with an [freshnessv1.Absence] that says which
+// kind it is, when exists reports false of an answer. what names what was asked
+// for, as in "order o-1".
+func OrNotFound(what string, exists func(*freshnessv1.Freshness) bool) ReadOption {
+	return func(q *question) { q.what, q.exists = what, exists }
+}
+
+// DeadlinePassed makes the latest deadline that has passed part of the etag, for
+// answers that the clock changes. The query sets it from the same snapshot.
+func DeadlinePassed(at **time.Time) ReadOption {
+	return func(q *question) { q.passed = at }
+}
+
+// InGeneration refuses to answer from another generation: a page goes on in the
+// one it began in. Give it whatever [Projection.Answering] said when the page
+// token was checked, and bind the next token to the generation of the answer.
+func InGeneration(name string) ReadOption {
+	return func(q *question) { q.generation = name }
+}
 
 // Read answers a query. queue adds the query's statements to a batch; they, the
 // freshness and the demand's check share one snapshot of one generation and one
@@ -57,20 +90,31 @@ const (
 // over many orders.
 //
 // The demand in options is met, or waited for within its budget, or answered
-// by an error: see [Unmet]. A demand of a kind that does not exist yet is an
-// error, never silently "any".
-func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptions, order string, queue func(*pgx.Batch)) (*freshnessv1.Freshness, error) {
-	want, err := p.demandOf(options)
+// by an error whose reason is one of this package's. If the answer's freshness
+// says that it is not modified, the caller has it and wants no more than that.
+func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptions, order string, queue func(*pgx.Batch), more ...ReadOption) (*freshnessv1.Freshness, error) {
+	q := &question{demand: p.demandOf(options), known: options.GetIfNoneMatch(), order: order, partition: p.partitionOf(order), queue: queue}
+	for _, option := range more {
+		option(q)
+	}
+	a, err := p.meet(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	if len(want.tokens) == 0 {
-		f, _, _, err := p.snapshot(ctx, want, order, queue)
-		return f, err
+	f := a.freshness
+	if q.exists != nil && !q.exists(f) {
+		return nil, p.notFound(ctx, q, f)
 	}
-	var keys []string
-	for _, t := range want.tokens {
-		keys = append(keys, aggregateKey(t.Aggregate))
+	f.NotModified = q.known != "" && q.known == f.GetEtag()
+	return f, nil
+}
+
+// meet reads until the demand is met or its budget is over. It looks again
+// only when something was committed that may matter.
+func (p *Projection[S]) meet(ctx context.Context, q *question) (*answer, error) {
+	keys := q.keys()
+	if len(keys) == 0 {
+		return p.snapshot(ctx, q)
 	}
 	changed := p.waiters.subscribe(keys)
 	defer changed.Close()
@@ -78,20 +122,20 @@ func (p *Projection[S]) Read(ctx context.Context, options *freshnessv1.ReadOptio
 	p.waiters.hurry.Add(1)
 	defer p.waiters.hurry.Add(-1)
 	asked := false // the owners, about writes of epochs that are over
-	for deadline := time.Now().Add(want.budget); ; {
-		f, tokens, result, err := p.snapshot(ctx, want, order, queue)
-		if err == nil && result == demandWaits && !asked {
+	for deadline := time.Now().Add(q.budget); ; {
+		a, err := p.snapshot(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		if a.result == demandWaits && !asked {
 			asked = true
-			if result = p.askOwners(ctx, want, tokens, f); result == demandMet {
-				f.DemandMet = true
+			if a.result = p.askOwners(ctx, q.demand, a); a.result == demandMet {
+				a.freshness.DemandMet = true
 			}
 		}
-		if err != nil || result == demandMet {
-			return f, err
-		}
 		left := time.Until(deadline)
-		if result != demandWaits || left <= 0 {
-			return p.unmet(want, result, f)
+		if a.result == demandMet || a.result > demandStale || left <= 0 {
+			return a, p.unmet(q.demand, a)
 		}
 		if err := changed.Wait(ctx, left); err != nil {
 			return nil, err
@@ -129,23 +173,35 @@ type tokenRow struct {
 	blocked bool
 }
 
+// answer is what one snapshot holds.
+type answer struct {
+	freshness *freshnessv1.Freshness
+	tokens    map[event.Aggregate]tokenRow
+	result    demandResult
+}
+
 // snapshot runs everything once.
-func (p *Projection[S]) snapshot(ctx context.Context, want demand, order string, queue func(*pgx.Batch)) (*freshnessv1.Freshness, map[event.Aggregate]tokenRow, demandResult, error) {
+func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, error) {
 	from := p.reads.Load()
 	if !from.ready {
-		return nil, nil, 0, p.rebuilding(from)
+		return nil, p.rebuilding(from)
+	}
+	if q.generation != "" && q.generation != from.generation.String() {
+		return nil, fault.Invalid("page_token", "is of a generation that does not answer any more; ask for the first page again")
 	}
 	got := found{tokens: map[event.Aggregate]tokenRow{}}
 	batch := &pgx.Batch{}
 	batch.Queue(beginRead)
-	got.queue(batch, p.partitionOf(order), order, want)
-	queue(batch)
+	got.queue(batch, q)
+	q.queue(batch)
 	batch.Queue("COMMIT")
 	if err := from.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, nil, 0, fmt.Errorf("read %s: %w", from.generation, err)
+		return nil, fmt.Errorf("read %s: %w", from.generation, err)
 	}
-	result := p.check(want, got.tokens)
-	return p.freshness(from, got, order, result == demandMet), got.tokens, result, nil
+	f := p.freshness(from, got, q)
+	result := p.check(q.demand, got.tokens, f)
+	f.DemandMet = result == demandMet
+	return &answer{f, got.tokens, result}, nil
 }
 
 func (p *Projection[S]) partitionOf(order string) int32 {
@@ -157,7 +213,7 @@ func (p *Projection[S]) partitionOf(order string) int32 {
 
 // queue adds the statements that say how fresh the copy is. An answer about
 // one order is as fresh as that order's partition.
-func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) {
+func (f *found) queue(b *pgx.Batch, q *question) {
 	scanMarks := func(rows pgx.Rows) error {
 		var m markRow
 		var text []byte
@@ -173,11 +229,11 @@ func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) 
 		})
 		return err
 	}
-	if order == "" {
+	if q.order == "" {
 		b.Queue(readMarks).Query(scanMarks)
 	} else {
-		b.Queue(readMarks+" WHERE m.partition = $1", partition).Query(scanMarks)
-		b.Queue(readOne, order).Query(func(rows pgx.Rows) error {
+		b.Queue(readMarks+" WHERE m.partition = $1", q.partition).Query(scanMarks)
+		b.Queue(readOne, q.order).Query(func(rows pgx.Rows) error {
 			var text []byte
 			_, err := pgx.ForEachRow(rows, []any{&text}, func() error {
 				doc, err := openApplied(text)
@@ -187,11 +243,11 @@ func (f *found) queue(b *pgx.Batch, partition int32, order string, want demand) 
 			return err
 		})
 	}
-	if len(want.tokens) == 0 {
+	if len(q.tokens) == 0 {
 		return
 	}
 	var types, ids []string
-	for _, t := range want.tokens {
+	for _, t := range q.tokens {
 		types, ids = append(types, t.Type), append(ids, t.ID)
 	}
 	b.Queue(readMany, types, ids).Query(func(rows pgx.Rows) error {

@@ -211,9 +211,6 @@ func TestReadYourWrites(t *testing.T) {
 		{name: "of an older epoch, undone", given: []event.Fact{first}, demand: demand(ample, old), reason: projection.ReasonWriteLost},
 		{name: "of a newer epoch", given: []event.Fact{first}, demand: demand(0, future), reason: projection.ReasonNotYetProjected},
 		{name: "two, one of them missing", given: []event.Fact{first}, demand: demand(0, first, fact("o", "order/o", 1, nil)), reason: projection.ReasonNotYetProjected},
-		{name: "max_staleness does not exist yet", demand: &freshnessv1.ReadOptions{
-			Consistency: &freshnessv1.ReadOptions_MaxStaleness{MaxStaleness: durationpb.New(time.Hour)},
-		}, reason: fault.ReasonUnimplemented},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -47,10 +47,14 @@ func (w *waiters) hurried() bool { return w.hurry.Load() > 0 }
 
 func newWaiters() *waiters { return &waiters{byKey: map[string]map[*Subscription]struct{}{}} }
 
-const anyChange = "*"
+const (
+	anyChange = "*"
+	anyMark   = "mark"
+)
 
 func orderKey(order string) string          { return "order " + order }
 func aggregateKey(a event.Aggregate) string { return "aggregate " + a.String() }
+func markKey(partition int32) string        { return fmt.Sprintf("mark %d", partition) }
 
 func (w *waiters) subscribe(keys []string) *Subscription {
 	c := make(chan struct{}, 1)
@@ -66,24 +70,34 @@ func (w *waiters) subscribe(keys []string) *Subscription {
 	return s
 }
 
-// tell signals everybody who waits for one of the changes.
-func (w *waiters) tell(changes []Change) {
+// tell signals everybody who waits for one of the changes, or for a control
+// record of one of the partitions; everybody once.
+func (w *waiters) tell(changes []Change, marked ...int32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.byKey) == 0 || len(changes) == 0 {
+	if len(w.byKey) == 0 {
 		return
 	}
-	w.signal(anyChange)
-	for _, change := range changes {
-		w.signal(orderKey(change.Order))
-		for _, a := range change.Aggregates {
-			w.signal(aggregateKey(a.Aggregate))
+	woken := map[*Subscription]struct{}{}
+	wake := func(key string) {
+		for s := range w.byKey[key] {
+			woken[s] = struct{}{}
 		}
 	}
-}
-
-func (w *waiters) signal(key string) {
-	for s := range w.byKey[key] {
+	if len(changes) > 0 {
+		wake(anyChange)
+	}
+	for _, change := range changes {
+		wake(orderKey(change.Order))
+		for _, a := range change.Aggregates {
+			wake(aggregateKey(a.Aggregate))
+		}
+	}
+	for _, partition := range marked {
+		wake(markKey(partition))
+		wake(anyMark)
+	}
+	for s := range woken {
 		select {
 		case s.c <- struct{}{}:
 		default:
@@ -108,6 +122,10 @@ func (p *Projection[S]) Subscribe(order string) *Subscription {
 func (p *Projection[S]) shared() bool {
 	return len(p.Status().Assigned) < int(p.cfg.Kafka.PartitionCount())
 }
+
+// recheck is how often a waiting read looks again when another process may
+// be the one that applies.
+const recheck = 100 * time.Millisecond
 
 // Wait returns after a change, or after atMost (0: no limit), or with the
 // context's error. While another process may apply what was subscribed to, it
@@ -144,19 +162,23 @@ type arrivalKey struct {
 	source    string
 }
 
-type arrival struct{ asOf, at time.Time }
+type arrival struct {
+	epoch    string
+	asOf, at time.Time
+}
 
 func newArrivals() *arrivals { return &arrivals{seen: map[arrivalKey]arrival{}} }
 
-// note remembers an as_of and returns how long ago it was first seen.
-func (a *arrivals) note(partition int32, source string, asOf time.Time) time.Duration {
+// note remembers an as_of and returns how long ago it was first seen, or how
+// long ago it was overtaken, if an older snapshot shows it.
+func (a *arrivals) note(partition int32, source, epoch string, asOf time.Time) time.Duration {
 	key := arrivalKey{partition, source}
 	asOf = asOf.UTC().Truncate(time.Microsecond)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known, ok := a.seen[key]
-	if !ok || !known.asOf.Equal(asOf) {
-		known = arrival{asOf, time.Now()}
+	if !ok || epoch > known.epoch || epoch == known.epoch && asOf.After(known.asOf) {
+		known = arrival{epoch, asOf, time.Now()}
 		a.seen[key] = known
 	}
 	return time.Since(known.at)

@@ -41,9 +41,9 @@ func size(asked int32) int {
 	return int(asked)
 }
 
-// binding is what a page token is only valid for.
-func (s *server) binding(r proto.Message) []byte {
-	return append(rpc.Binding(r, "page_size", "page_token", "read"), s.copy.Answering()...)
+// binding is what a page token is only valid for: a filter and a generation.
+func binding(r proto.Message, generation string) []byte {
+	return append(rpc.Binding(r, "page_size", "page_token", "read"), generation...)
 }
 
 var sorts = map[operationsv1.WorkItemOrder]workSort{
@@ -54,9 +54,10 @@ var sorts = map[operationsv1.WorkItemOrder]workSort{
 }
 
 // ListWorkItems implements operations.v1.OperationsService. All pages are about
-// the instant of the first one.
+// the instant of the first one. The items of one order have an etag; the clock
+// changes it when one of them shows or becomes late.
 func (s *server) ListWorkItems(ctx context.Context, r *operationsv1.ListWorkItemsRequest) (*operationsv1.ListWorkItemsResponse, error) {
-	limit, sort, binding := size(r.GetPageSize()), sorts[r.GetOrderBy()], s.binding(r)
+	limit, sort := size(r.GetPageSize()), sorts[r.GetOrderBy()]
 	filter := workFilter{
 		now: s.now(), minSeverity: int32(r.GetMinSeverity()), warehouse: r.GetWarehouse(), channel: r.GetChannel(),
 		order: r.GetOrderId(), overdueOnly: r.GetOverdueOnly(),
@@ -65,22 +66,32 @@ func (s *server) ListWorkItems(ctx context.Context, r *operationsv1.ListWorkItem
 		filter.kinds = append(filter.kinds, int32(k))
 	}
 	var behind *workPlace
+	generation := ""
 	if r.GetPageToken() != "" {
-		behind = &workPlace{}
-		if err := s.pager.Position(binding, r.GetPageToken(), behind); err != nil {
+		behind, generation = &workPlace{}, s.copy.Answering()
+		if err := s.pager.Position(binding(r, generation), r.GetPageToken(), behind); err != nil {
 			return nil, err
 		}
 		filter.now = behind.Now
 	}
 	var found []item
-	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueWork(b, filter, sort, behind, limit+1, &found) })
+	var passed *time.Time
+	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) {
+		queueWork(b, filter, sort, behind, limit+1, &found)
+		if filter.order != "" {
+			queuePassed(b, filter.order, filter.now, &passed)
+		}
+	}, projection.InGeneration(generation), projection.DeadlinePassed(&passed))
 	if err != nil {
 		return nil, err
 	}
 	answer := &operationsv1.ListWorkItemsResponse{Freshness: f}
+	if f.GetNotModified() {
+		return answer, nil
+	}
 	if len(found) > limit {
 		found = found[:limit]
-		if answer.NextPageToken, err = s.pager.Token(binding, found[limit-1].place(filter.now, sort)); err != nil {
+		if answer.NextPageToken, err = s.pager.Token(binding(r, f.GetGeneration()), found[limit-1].place(filter.now, sort)); err != nil {
 			return nil, err
 		}
 	}
@@ -106,16 +117,17 @@ func (i item) proto(now time.Time) *operationsv1.WorkItem {
 
 // ListOpenOrders implements operations.v1.OperationsService.
 func (s *server) ListOpenOrders(ctx context.Context, r *operationsv1.ListOpenOrdersRequest) (*operationsv1.ListOpenOrdersResponse, error) {
-	limit, binding := size(r.GetPageSize()), s.binding(r)
+	limit, generation := size(r.GetPageSize()), ""
 	var behind *openPlace
 	if r.GetPageToken() != "" {
-		behind = &openPlace{}
-		if err := s.pager.Position(binding, r.GetPageToken(), behind); err != nil {
+		behind, generation = &openPlace{}, s.copy.Answering()
+		if err := s.pager.Position(binding(r, generation), r.GetPageToken(), behind); err != nil {
 			return nil, err
 		}
 	}
 	var found []OpenOrderRow
-	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOpen(b, r.GetWarehouse(), behind, limit+1, &found) })
+	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOpen(b, r.GetWarehouse(), behind, limit+1, &found) },
+		projection.InGeneration(generation))
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +135,7 @@ func (s *server) ListOpenOrders(ctx context.Context, r *operationsv1.ListOpenOrd
 	if len(found) > limit {
 		found = found[:limit]
 		last := found[limit-1]
-		if answer.NextPageToken, err = s.pager.Token(binding, openPlace{last.PlacedAt, last.OrderID, last.Warehouse}); err != nil {
+		if answer.NextPageToken, err = s.pager.Token(binding(r, f.GetGeneration()), openPlace{last.PlacedAt, last.OrderID, last.Warehouse}); err != nil {
 			return nil, err
 		}
 	}

@@ -104,6 +104,17 @@ func queueWork(b *pgx.Batch, f workFilter, sort workSort, behind *workPlace, lim
 	})
 }
 
+// selectPassed is the last instant at which the clock alone changed the work
+// items of an order.
+const selectPassed = `SELECT max(t) FROM work_items, LATERAL (VALUES (shows_at), (deadline)) AS v(t) WHERE order_id = $1 AND t <= $2`
+
+func queuePassed(b *pgx.Batch, order string, now time.Time, passed **time.Time) {
+	b.Queue(selectPassed, order, now).QueryRow(func(r pgx.Row) error {
+		*passed = nil
+		return r.Scan(passed)
+	})
+}
+
 // workCount counts the work items of one kind.
 type workCount struct {
 	kind           int32

@@ -31,14 +31,16 @@ type server struct {
 // GetOrderStatus implements timeline.v1.TimelineService.
 func (s *server) GetOrderStatus(ctx context.Context, r *timelinev1.GetOrderStatusRequest) (*timelinev1.GetOrderStatusResponse, error) {
 	var found *Document
-	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) { queueOrder(b, r.GetOrderId(), &found) })
+	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) { queueOrder(b, r.GetOrderId(), &found) },
+		projection.OrNotFound("order "+r.GetOrderId(), func(*freshnessv1.Freshness) bool { return found != nil }))
 	if err != nil {
 		return nil, err
 	}
-	if found == nil {
-		return nil, projection.NotFound("no order "+r.GetOrderId(), f)
+	answer := &timelinev1.GetOrderStatusResponse{Freshness: f}
+	if !f.GetNotModified() {
+		answer.Order = found.proto()
 	}
-	return &timelinev1.GetOrderStatusResponse{Order: found.proto(), Freshness: f}, nil
+	return answer, nil
 }
 
 // ListOrderTimeline implements timeline.v1.TimelineService.
@@ -47,15 +49,18 @@ func (s *server) ListOrderTimeline(ctx context.Context, r *timelinev1.ListOrderT
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) { page.queue(b, entriesOfOrder, r.GetOrderId()) })
+	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) { page.queue(b, entriesOfOrder, r.GetOrderId()) },
+		projection.InGeneration(page.generation), projection.OrNotFound("order "+r.GetOrderId(), func(f *freshnessv1.Freshness) bool {
+			return len(page.found) > 0 || r.GetPageToken() != "" || len(f.GetEntityVersions()) > 0
+		}))
 	if err != nil {
 		return nil, err
 	}
-	if len(page.found) == 0 && r.GetPageToken() == "" && len(f.GetEntityVersions()) == 0 {
-		return nil, projection.NotFound("no order "+r.GetOrderId(), f)
+	answer := &timelinev1.ListOrderTimelineResponse{Freshness: f}
+	if !f.GetNotModified() {
+		answer.Entries, answer.NextPageToken, err = page.entries(s.pager, f)
 	}
-	entries, next, err := page.entries(s.pager)
-	return &timelinev1.ListOrderTimelineResponse{Entries: entries, NextPageToken: next, Freshness: f}, err
+	return answer, err
 }
 
 // ListCustomerTimeline implements timeline.v1.TimelineService. A customer that
@@ -65,23 +70,22 @@ func (s *server) ListCustomerTimeline(ctx context.Context, r *timelinev1.ListCus
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { page.queue(b, entriesOfCustomer, r.GetCustomerId()) })
+	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { page.queue(b, entriesOfCustomer, r.GetCustomerId()) },
+		projection.InGeneration(page.generation))
 	if err != nil {
 		return nil, err
 	}
-	entries, next, err := page.entries(s.pager)
+	entries, next, err := page.entries(s.pager, f)
 	return &timelinev1.ListCustomerTimelineResponse{Entries: entries, NextPageToken: next, Freshness: f}, err
 }
 
 // GetCustomerOverview implements timeline.v1.TimelineService.
 func (s *server) GetCustomerOverview(ctx context.Context, r *timelinev1.GetCustomerOverviewRequest) (*timelinev1.GetCustomerOverviewResponse, error) {
 	var o overview
-	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOverview(b, r.GetCustomerId(), &o) })
+	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOverview(b, r.GetCustomerId(), &o) },
+		projection.OrNotFound("customer "+r.GetCustomerId(), func(*freshnessv1.Freshness) bool { return o.known }))
 	if err != nil {
 		return nil, err
-	}
-	if !o.known {
-		return nil, projection.NotFound("no customer "+r.GetCustomerId(), f)
 	}
 	answer := &timelinev1.CustomerOverview{
 		CustomerId: r.GetCustomerId(), OrdersTotal: o.orders, OrdersOpen: o.open, LastEventAt: timestamppb.New(o.lastAt),
@@ -104,22 +108,22 @@ func (s *server) WatchOrder(r *timelinev1.WatchOrderRequest, stream grpc.ServerS
 	ctx := stream.Context()
 	changes := s.copy.Subscribe(r.GetOrderId())
 	defer changes.Close()
-	var last *timelinev1.WatchOrderResponse
+	var last *freshnessv1.Freshness
 	for {
 		var found *Document
 		f, err := s.copy.Read(ctx, nil, r.GetOrderId(), func(b *pgx.Batch) { queueOrder(b, r.GetOrderId(), &found) })
 		if err != nil {
 			return err
 		}
-		now := &timelinev1.WatchOrderResponse{Freshness: f}
-		if found != nil {
-			now.Order = found.proto()
-		}
-		if last == nil || !proto.Equal(last.GetOrder(), now.GetOrder()) || !sameVersions(last.GetFreshness(), f) {
+		if last == nil || last.GetEtag() != f.GetEtag() {
+			now := &timelinev1.WatchOrderResponse{Freshness: f}
+			if found != nil {
+				now.Order = found.proto()
+			}
 			if err := stream.Send(now); err != nil {
 				return err
 			}
-			last = now
+			last = f
 		}
 		if err := changes.Wait(ctx, 0); err != nil {
 			return err
@@ -127,22 +131,18 @@ func (s *server) WatchOrder(r *timelinev1.WatchOrderRequest, stream grpc.ServerS
 	}
 }
 
-func sameVersions(a, b *freshnessv1.Freshness) bool {
-	return a.GetGeneration() == b.GetGeneration() && slices.EqualFunc(a.GetEntityVersions(), b.GetEntityVersions(),
-		func(x, y *freshnessv1.EntityVersion) bool { return proto.Equal(x, y) })
-}
-
-// page is one page of entries.
+// page is one page of entries. All pages of a list are of one generation.
 type page struct {
-	binding []byte
-	kinds   []int32
-	size    int
-	behind  *place
-	found   []Entry
+	filter     []byte // what page tokens are bound to, with a generation
+	generation string // of the page before
+	kinds      []int32
+	size       int
+	behind     *place
+	found      []Entry
 }
 
 func (s *server) page(r proto.Message, kinds []timelinev1.EntryKind, size int32, token string) (*page, error) {
-	p := &page{size: int(size), binding: append(rpc.Binding(r, "page_size", "page_token", "read"), s.copy.Answering()...)}
+	p := &page{size: int(size), filter: rpc.Binding(r, "page_size", "page_token", "read")}
 	if p.size == 0 {
 		p.size = defaultPage
 	}
@@ -152,8 +152,12 @@ func (s *server) page(r proto.Message, kinds []timelinev1.EntryKind, size int32,
 	if token == "" {
 		return p, nil
 	}
-	p.behind = &place{}
-	return p, s.pager.Position(p.binding, token, p.behind)
+	p.behind, p.generation = &place{}, s.copy.Answering()
+	return p, s.pager.Position(p.binding(p.generation), token, p.behind)
+}
+
+func (p *page) binding(generation string) []byte {
+	return append(slices.Clone(p.filter), generation...)
 }
 
 // queue asks for one more than fits, to know whether there is more.
@@ -161,11 +165,11 @@ func (p *page) queue(b *pgx.Batch, whose, id string) {
 	queueEntries(b, whose, id, p.kinds, p.behind, p.size+1, &p.found)
 }
 
-func (p *page) entries(pager *rpc.Pager) (entries []*timelinev1.Entry, next string, err error) {
+func (p *page) entries(pager *rpc.Pager, f *freshnessv1.Freshness) (entries []*timelinev1.Entry, next string, err error) {
 	if len(p.found) > p.size {
 		p.found = p.found[:p.size]
 		last := p.found[p.size-1]
-		if next, err = pager.Token(p.binding, place{last.OccurredAt, last.RecordedAt, last.EventID}); err != nil {
+		if next, err = pager.Token(p.binding(f.GetGeneration()), place{last.OccurredAt, last.RecordedAt, last.EventID}); err != nil {
 			return nil, "", err
 		}
 	}

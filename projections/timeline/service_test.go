@@ -203,9 +203,6 @@ func TestAbsenceIsHonest(t *testing.T) {
 	if code, kind := missing(token); code != codes.DeadlineExceeded || kind != freshnessv1.Absence_KIND_NOT_YET_PROJECTED {
 		t.Errorf("with a token that never comes: %v %v", code, kind)
 	}
-	if code, _ := missing(&freshnessv1.ReadOptions{Consistency: &freshnessv1.ReadOptions_MaxStaleness{MaxStaleness: durationpb.New(time.Second)}}); code != codes.Unimplemented {
-		t.Errorf("max_staleness: %v", code)
-	}
 	for _, source := range []string{"order", "payment", "shipment"} {
 		f.Totals(source, history.Dawn)
 	}

@@ -200,11 +200,16 @@ type Absence_Kind int32
 const (
 	// Never sent.
 	Absence_KIND_UNSPECIFIED Absence_Kind = 0
-	// The sources never mentioned it up to as_of.
+	// The sources never mentioned it up to as_of. Said only if every source has
+	// been read, is PROVEN and at most 10 s stale, and if the service that owns
+	// the order, where it can be asked, does not have it either.
 	Absence_KIND_NEVER_EXISTED Absence_Kind = 1
-	// The source has it; this copy does not yet.
+	// The source has it and this copy does not yet: the request carries a token
+	// of it, the service that owns it has it, or other facts mention it. Also
+	// said when this copy cannot rule that out; the message names the sources
+	// that leave it open.
 	Absence_KIND_NOT_YET_PROJECTED Absence_Kind = 2
-	// A fact of it cannot be applied.
+	// A fact of it cannot be applied, or its source holds one back.
 	Absence_KIND_QUARANTINED Absence_Kind = 3
 	// It was erased on request.
 	Absence_KIND_ERASED Absence_Kind = 4
@@ -440,7 +445,11 @@ type ReadOptions struct {
 	// How long the query may wait for the demand to be met; default 2 s, at most 30 s.
 	WaitBudget *durationpb.Duration `protobuf:"bytes,4,opt,name=wait_budget,json=waitBudget,proto3" json:"wait_budget,omitempty"`
 	// What to do when it cannot be met.
-	OnViolation   OnViolation `protobuf:"varint,5,opt,name=on_violation,json=onViolation,proto3,enum=freshness.v1.OnViolation" json:"on_violation,omitempty"`
+	OnViolation OnViolation `protobuf:"varint,5,opt,name=on_violation,json=onViolation,proto3,enum=freshness.v1.OnViolation" json:"on_violation,omitempty"`
+	// The etag of an answer to the same request that the caller still has. If it
+	// holds, the answer says not_modified and has nothing else but its freshness,
+	// which is of now. Queries whose answers have no etag ignore it.
+	IfNoneMatch   string `protobuf:"bytes,6,opt,name=if_none_match,json=ifNoneMatch,proto3" json:"if_none_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -523,6 +532,13 @@ func (x *ReadOptions) GetOnViolation() OnViolation {
 	return OnViolation_ON_VIOLATION_UNSPECIFIED
 }
 
+func (x *ReadOptions) GetIfNoneMatch() string {
+	if x != nil {
+		return x.IfNoneMatch
+	}
+	return ""
+}
+
 type isReadOptions_Consistency interface {
 	isReadOptions_Consistency()
 }
@@ -533,7 +549,9 @@ type ReadOptions_Any struct {
 }
 
 type ReadOptions_MaxStaleness struct {
-	// No source in the answer may be staler than this.
+	// No source in the answer may be staler than this: more than 0, at most one
+	// day. A source that was never read, that is proven to lack something
+	// (VIOLATED), or whose as_of is in the future, is staler than anything.
 	MaxStaleness *durationpb.Duration `protobuf:"bytes,2,opt,name=max_staleness,json=maxStaleness,proto3,oneof"`
 }
 
@@ -764,7 +782,17 @@ type Freshness struct {
 	// Generation of the view that answered, for example "timeline/3-9f2c11ab".
 	Generation string `protobuf:"bytes,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Whether the caller's demand is met by this answer.
-	DemandMet     bool `protobuf:"varint,5,opt,name=demand_met,json=demandMet,proto3" json:"demand_met,omitempty"`
+	DemandMet bool `protobuf:"varint,5,opt,name=demand_met,json=demandMet,proto3" json:"demand_met,omitempty"`
+	// Opaque; equal for two answers to one request only if they show the same. It
+	// is made of the generation, epoch, version and status of everything known of
+	// the order, and the latest deadline that has passed: a rebuild changes it even
+	// if no fact came, and so does the clock where it makes something late. How old
+	// the answer is changes nothing. Empty for answers about more than one order:
+	// these have no etag.
+	Etag string `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
+	// if_none_match holds: what the caller has is what stands here now, and the
+	// answer does not repeat it.
+	NotModified   bool `protobuf:"varint,7,opt,name=not_modified,json=notModified,proto3" json:"not_modified,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -834,7 +862,22 @@ func (x *Freshness) GetDemandMet() bool {
 	return false
 }
 
+func (x *Freshness) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Freshness) GetNotModified() bool {
+	if x != nil {
+		return x.NotModified
+	}
+	return false
+}
+
 // Absence says why an entity is not in the answer. Sent as an error detail.
+// A copy that cannot know says so; what is not proven is never called absent.
 type Absence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which of the kinds.
@@ -903,14 +946,15 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"\x03Any\"B\n" +
 	"\aAtLeast\x127\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x13.freshness.v1.TokenB\n" +
-	"\xbaH\a\x92\x01\x04\b\x01\x102R\x06tokens\"\xcb\x02\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x102R\x06tokens\"\x88\x03\n" +
 	"\vReadOptions\x12%\n" +
-	"\x03any\x18\x01 \x01(\v2\x11.freshness.v1.AnyH\x00R\x03any\x12@\n" +
-	"\rmax_staleness\x18\x02 \x01(\v2\x19.google.protobuf.DurationH\x00R\fmaxStaleness\x122\n" +
+	"\x03any\x18\x01 \x01(\v2\x11.freshness.v1.AnyH\x00R\x03any\x12P\n" +
+	"\rmax_staleness\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x05*\x00H\x00R\fmaxStaleness\x122\n" +
 	"\bat_least\x18\x03 \x01(\v2\x15.freshness.v1.AtLeastH\x00R\aatLeast\x12H\n" +
 	"\vwait_budget\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b\x1e2\x00R\n" +
 	"waitBudget\x12F\n" +
-	"\fon_violation\x18\x05 \x01(\x0e2\x19.freshness.v1.OnViolationB\b\xbaH\x05\x82\x01\x02\x10\x01R\vonViolationB\r\n" +
+	"\fon_violation\x18\x05 \x01(\x0e2\x19.freshness.v1.OnViolationB\b\xbaH\x05\x82\x01\x02\x10\x01R\vonViolation\x12+\n" +
+	"\rif_none_match\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\vifNoneMatchB\r\n" +
 	"\vconsistency\"\x98\x03\n" +
 	"\x0fSourceFreshness\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12/\n" +
@@ -927,7 +971,7 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"\faggregate_id\x18\x02 \x01(\tR\vaggregateId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\tR\x05epoch\x122\n" +
-	"\x06status\x18\x05 \x01(\x0e2\x1a.freshness.v1.EntityStatusR\x06status\"\x8a\x02\n" +
+	"\x06status\x18\x05 \x01(\x0e2\x1a.freshness.v1.EntityStatusR\x06status\"\xc1\x02\n" +
 	"\tFreshness\x127\n" +
 	"\asources\x18\x01 \x03(\v2\x1d.freshness.v1.SourceFreshnessR\asources\x12D\n" +
 	"\x0fentity_versions\x18\x02 \x03(\v2\x1b.freshness.v1.EntityVersionR\x0eentityVersions\x12?\n" +
@@ -936,7 +980,9 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"generation\x18\x04 \x01(\tR\n" +
 	"generation\x12\x1d\n" +
 	"\n" +
-	"demand_met\x18\x05 \x01(\bR\tdemandMet\"\xff\x01\n" +
+	"demand_met\x18\x05 \x01(\bR\tdemandMet\x12\x12\n" +
+	"\x04etag\x18\x06 \x01(\tR\x04etag\x12!\n" +
+	"\fnot_modified\x18\a \x01(\bR\vnotModified\"\xff\x01\n" +
 	"\aAbsence\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.freshness.v1.Absence.KindR\x04kind\x125\n" +
 	"\tfreshness\x18\x02 \x01(\v2\x17.freshness.v1.FreshnessR\tfreshness\"\x8c\x01\n" +
