@@ -138,6 +138,8 @@ func next(code codes.Code, p problem, requestID string) string {
 		return "tidemark source republish SOURCE --reason …"
 	case "OTHER_EVENT_BLOCKED":
 		return "look again: tidemark source blocked show SOURCE AGGREGATE"
+	case "TOO_STALE":
+		return "see why with tidemark source status, allow more with --max-staleness or --wait, or take what there is with --stale"
 	case "WRITE_LOST_BY_RESTORE":
 		return "the write is gone: its source was restored to an earlier state; look at what stands now and decide again"
 	}
