@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"slices"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 )
@@ -96,19 +95,7 @@ func (m *Memory[S]) Rows(table string) []map[string]any {
 		if spec.name != table {
 			continue
 		}
-		columns := spec.all
-		if spec.kind == kindSums {
-			columns = spec.columns
-		}
-		var rows []map[string]any
-		for _, key := range slices.Sorted(maps.Keys(m.tables[i])) {
-			named := map[string]any{}
-			for c, value := range m.tables[i][key] {
-				named[columns[c].name] = value
-			}
-			rows = append(rows, named)
-		}
-		return rows
+		return spec.named(m.tables[i])
 	}
 	panic(fmt.Sprintf("view %s has no table %s", m.engine.view.Name, table))
 }

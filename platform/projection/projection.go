@@ -54,6 +54,9 @@ type Config struct {
 	Codec        Codec
 	// Journal heals what is missing; nil leaves it missing.
 	Journal Journal
+	// Bounds answers where the logs begin and end, per topic and partition
+	// number; nil asks the broker. It is for tests that have none.
+	Bounds func(context.Context) (map[string]map[int32]consumer.Bounds, error)
 	// MaxParked is how many aggregates may be parked before reading pauses, or a
 	// twentieth of all if that is more; 0 means 1,000.
 	MaxParked int
@@ -134,8 +137,10 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 	if p.pager, err = rpc.NewPager([]byte(cfg.PageSecret)); err != nil {
 		return nil, err
 	}
-	p.bounds = func(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
-		return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
+	if p.bounds = cfg.Bounds; p.bounds == nil {
+		p.bounds = func(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
+			return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
+		}
 	}
 	for _, source := range view.Sources {
 		p.topics[source] = kafka.EventsTopic(source)

@@ -17,12 +17,11 @@ import (
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
-func TestLaw(t *testing.T) {
-	conformance.Law(t, timeline.View(), history.Draw)
-}
-
-func TestGolden(t *testing.T) {
-	conformance.Golden(t, timeline.View(), append(history.NewStory("o-1").All(), history.Bare("o-2")...))
+func TestConformance(t *testing.T) {
+	conformance.Run(t, conformance.Suite[timeline.State]{
+		View: timeline.View(), History: history.Draw, Sample: append(history.NewStory("o-1").All(), history.Bare("o-2")...),
+		Service: timelinev1.TimelineService_ServiceDesc,
+	})
 }
 
 // document folds facts of one order and returns what the timeline shows of it.
@@ -191,8 +190,4 @@ func TestEntriesOfNewVersions(t *testing.T) {
 			t.Errorf("%v, want %q", rows, want)
 		}
 	}
-}
-
-func TestContract(t *testing.T) {
-	conformance.Contract(t, timeline.View(), timelinev1.TimelineService_ServiceDesc, history.NewStory("o-1").All()...)
 }

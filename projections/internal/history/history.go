@@ -103,7 +103,7 @@ func (d drawer) order() []event.Fact {
 	a := &Aggregate{Order: d.id, Type: "order", ID: d.id}
 	placed := &facts.OrderPlaced{
 		OrderID: d.id, CustomerID: d.customer, Actor: "customer", Fulfilment: facts.FulfilmentManaged, Channel: d.pick("web", "olist"),
-		Total: d.money(), PromisedAt: d.maybeAt(), Address: d.address(),
+		ShippingFee: d.money(), Total: d.money(), PromisedAt: d.maybeAt(), Address: d.address(),
 	}
 	if d.chance() {
 		placed.Fulfilment = facts.FulfilmentExternal
