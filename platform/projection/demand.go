@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
@@ -80,19 +81,24 @@ const (
 )
 
 // check compares the demand with what is applied in the snapshot.
-func (p *Projection[S]) check(want demand, tokens map[event.Aggregate]tokenRow, f *freshnessv1.Freshness) demandResult {
-	result := demandMet
-	for _, t := range want.tokens {
-		one := checkToken(t, tokens[t.Aggregate])
-		if one == demandWaits && heldBack(t, f) {
-			one = demandParked
+func (p *Projection[S]) check(want demand, a *answer) {
+	a.each = make([]demandResult, len(want.tokens))
+	for i, t := range want.tokens {
+		a.each[i] = checkToken(t, a.tokens[t.Aggregate])
+		if a.each[i] == demandWaits && heldBack(t, a.freshness) {
+			a.each[i] = demandParked
 		}
-		result = max(result, one)
 	}
-	if want.staleness > 0 && len(p.stale(f, want.staleness)) > 0 {
-		result = max(result, demandStale)
+	a.conclude()
+	if want.staleness > 0 && len(p.stale(a.freshness, want.staleness)) > 0 {
+		a.result, a.freshness.DemandMet = max(a.result, demandStale), false
 	}
-	return result
+}
+
+// conclude is what comes of all tokens together.
+func (a *answer) conclude() {
+	a.result = slices.Max(append(a.each, demandMet))
+	a.freshness.DemandMet = a.result == demandMet
 }
 
 // heldBack reports whether the token's aggregate is one that its source cannot
@@ -163,26 +169,24 @@ func checkToken(t event.Token, row tokenRow) demandResult {
 
 // askOwners decides what the applied versions cannot tell about tokens of epochs
 // that are over: whether the owners still have these writes.
-func (p *Projection[S]) askOwners(ctx context.Context, want demand, a *answer) demandResult {
-	result := demandMet
-	var err error
-	for _, t := range want.tokens {
-		row := a.tokens[t.Aggregate]
-		one := checkToken(t, row)
-		if one == demandWaits && err == nil && p.over(t, a.freshness) {
-			var facts []event.Fact
-			facts, err = p.ask(ctx, t.Aggregate, t.Version)
-			switch {
-			case err != nil: // neither can tell
-			case len(facts) == 0 || facts[0].ID != t.EventID:
-				one = demandLost
-			case row.record != nil && row.record.Version >= t.Version:
-				one = demandMet
-			}
+func (p *Projection[S]) askOwners(ctx context.Context, want demand, a *answer) {
+	for i, t := range want.tokens {
+		if a.each[i] != demandWaits || !p.over(t, a.freshness) {
+			continue
 		}
-		result = max(result, one)
+		facts, err := p.ask(ctx, t.Aggregate, t.Version)
+		if err != nil {
+			break // neither can tell
+		}
+		row := a.tokens[t.Aggregate]
+		switch {
+		case len(facts) == 0 || facts[0].ID != t.EventID:
+			a.each[i] = demandLost
+		case row.record != nil && row.record.Version >= t.Version:
+			a.each[i] = demandMet
+		}
 	}
-	return result
+	a.conclude()
 }
 
 // over reports whether the source of a token has begun a newer epoch.
@@ -196,24 +200,31 @@ func (p *Projection[S]) over(t event.Token, f *freshnessv1.Freshness) bool {
 }
 
 // unmet is the error of a demand that could not be met, nil if what there is
-// may be answered.
+// may be answered. It names what stands in the way.
 func (p *Projection[S]) unmet(want demand, a *answer) error {
+	var aggregates []string
+	for i, t := range want.tokens {
+		if a.each[i] == a.result {
+			aggregates = append(aggregates, t.Aggregate.String())
+		}
+	}
+	fail := func(kind fault.Kind, reason fault.Reason, absence freshnessv1.Absence_Kind, message string) error {
+		return absent(fault.New(kind, reason, "%s", message).With("aggregates", strings.Join(aggregates, ",")), absence, a.freshness)
+	}
 	switch {
 	case a.result == demandMet:
 		return nil
 	case a.result == demandLost:
-		return absent(fault.New(fault.KindDataLoss, ReasonWriteLost, "the write was undone by a restore of its source"),
-			freshnessv1.Absence_KIND_NEVER_EXISTED, a.freshness)
+		return fail(fault.KindDataLoss, ReasonWriteLost, freshnessv1.Absence_KIND_NEVER_EXISTED, "the write was undone by a restore of its source")
 	case want.stale:
 		return nil
 	case a.result == demandParked:
-		return absent(fault.New(fault.KindFailedPrecondition, ReasonQuarantined, "a fact before the caller's write cannot be applied"),
-			freshnessv1.Absence_KIND_QUARANTINED, a.freshness)
+		return fail(fault.KindFailedPrecondition, ReasonQuarantined, freshnessv1.Absence_KIND_QUARANTINED, "a fact before the caller's write cannot be applied")
 	case a.result == demandStale:
 		why, names := name(p.stale(a.freshness, want.staleness))
 		err := fault.New(fault.KindDeadlineExceeded, ReasonTooStale, "the copy stayed older than %s for the wait budget: %s", want.staleness, why)
 		return rpc.WithDetails(err.With("stale_sources", names), a.freshness)
 	}
-	return absent(fault.New(fault.KindDeadlineExceeded, ReasonNotYetProjected, "the caller's write has not arrived within the wait budget"),
-		freshnessv1.Absence_KIND_NOT_YET_PROJECTED, a.freshness)
+	return fail(fault.KindDeadlineExceeded, ReasonNotYetProjected, freshnessv1.Absence_KIND_NOT_YET_PROJECTED,
+		"the caller's write has not arrived within the wait budget")
 }

@@ -129,9 +129,7 @@ func (p *Projection[S]) meet(ctx context.Context, q *question) (*answer, error) 
 		}
 		if a.result == demandWaits && !asked {
 			asked = true
-			if a.result = p.askOwners(ctx, q.demand, a); a.result == demandMet {
-				a.freshness.DemandMet = true
-			}
+			p.askOwners(ctx, q.demand, a)
 		}
 		left := time.Until(deadline)
 		if a.result == demandMet || a.result > demandStale || left <= 0 {
@@ -177,6 +175,7 @@ type tokenRow struct {
 type answer struct {
 	freshness *freshnessv1.Freshness
 	tokens    map[event.Aggregate]tokenRow
+	each      []demandResult // of each token
 	result    demandResult
 }
 
@@ -198,10 +197,9 @@ func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, err
 	if err := from.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", from.generation, err)
 	}
-	f := p.freshness(from, got, q)
-	result := p.check(q.demand, got.tokens, f)
-	f.DemandMet = result == demandMet
-	return &answer{f, got.tokens, result}, nil
+	a := &answer{freshness: p.freshness(from, got, q), tokens: got.tokens}
+	p.check(q.demand, a)
+	return a, nil
 }
 
 func (p *Projection[S]) partitionOf(order string) int32 {

@@ -227,6 +227,10 @@ func TestReadYourWrites(t *testing.T) {
 			if !errors.As(err, &got) || got.Reason != tt.reason {
 				t.Fatalf("Read = %v, want reason %s", err, tt.reason)
 			}
+			at := tt.demand.GetAtLeast().GetTokens()
+			if last := at[len(at)-1]; got.Metadata["aggregates"] != last.GetAggregateType()+"/"+last.GetAggregateId() {
+				t.Errorf("it names %v", got.Metadata)
+			}
 			if tt.reason == projection.ReasonNotYetProjected {
 				tt.demand.OnViolation = freshnessv1.OnViolation_ON_VIOLATION_RETURN_STALE
 				if f, err := s.read(tt.demand, "o"); err != nil || f.GetDemandMet() {
