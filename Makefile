@@ -104,6 +104,10 @@ lint: tools schema-check ## gofmt, go vet, staticcheck, buf lint, buf breaking, 
 	echo "lint: buf breaking, against proto/baseline.binpb"
 	buf breaking proto --against proto/baseline.binpb
 
+.PHONY: new-projection
+new-projection: tools ## A new read model that compiles and whose tests pass: make new-projection name=warehouse.
+	@go run tools/newprojection/*.go -name "$(name)"
+
 .PHONY: bench-freshness
 bench-freshness: ## How long after it was placed is an order visible? 3,000 orders at 50/s on a fleet of its own.
 	@go build -o bin/tidemark ./cmd/tidemark
