@@ -52,6 +52,7 @@ func (c *clock) set(hours float64) {
 
 type subject struct {
 	operationsv1.OperationsServiceClient
+	conn *grpc.ClientConn
 	*feed.Feed
 	*clock
 }
@@ -87,7 +88,7 @@ func run(t *testing.T, owners ...string) *subject {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		return &subject{operationsv1.NewOperationsServiceClient(conn), feed.New(t, kafka.Config{Brokers: broker.Addr()}), c}
+		return &subject{operationsv1.NewOperationsServiceClient(conn), conn, feed.New(t, kafka.Config{Brokers: broker.Addr()}), c}
 	case err := <-done:
 		t.Fatalf("Run: %v", err)
 	}

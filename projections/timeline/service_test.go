@@ -36,6 +36,12 @@ import (
 // run starts the timeline and returns a client and a function that stops it.
 func run(t *testing.T, cfg timeline.Config) (timelinev1.TimelineServiceClient, func()) {
 	t.Helper()
+	conn, stop := serve(t, cfg)
+	return timelinev1.NewTimelineServiceClient(conn), stop
+}
+
+func serve(t *testing.T, cfg timeline.Config) (*grpc.ClientConn, func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(lifecycle.WithLogger(t.Context(), testLog()))
 	ready := make(chan string, 1)
 	cfg.Ready = func(addr string) { ready <- addr }
@@ -60,7 +66,7 @@ func run(t *testing.T, cfg timeline.Config) (timelinev1.TimelineServiceClient, f
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		return timelinev1.NewTimelineServiceClient(conn), stop
+		return conn, stop
 	case err := <-done:
 		t.Fatalf("Run: %v", err)
 	}
