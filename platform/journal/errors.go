@@ -12,10 +12,11 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
-// again says whether running the command once more may help. A broken
-// connection leaves the outcome unknown; only a request id makes that safe.
+// again says whether running the command once more may help. Conflicts were
+// tried again already. A broken connection leaves the outcome unknown; only a
+// request id makes that safe.
 func again(err error, idempotent bool) bool {
-	return postgres.IsConflict(err) || postgres.ViolatedUnique(err) != "" || idempotent && disconnected(err)
+	return postgres.ViolatedUnique(err) != "" || idempotent && disconnected(err)
 }
 
 // disconnected says whether err is about the connection or the server's state
@@ -34,7 +35,7 @@ func disconnected(err error) bool {
 	}
 	var connecting *pgconn.ConnectError
 	var network net.Error
-	return errors.As(err, &connecting) || errors.As(err, &network) || pgconn.SafeToRetry(err) ||
+	return errors.Is(err, postgres.ErrNoConnection) || errors.As(err, &connecting) || errors.As(err, &network) || pgconn.SafeToRetry(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 

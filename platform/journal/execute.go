@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
@@ -146,65 +147,49 @@ func execute[S any, R proto.Message](
 	ctx context.Context, j *Journal, table *Table[S], req Request,
 	decide func(*S, time.Time) ([]Fact, error), respond func(*S, Head) R,
 ) (answer R, replayed bool, err error) {
-	conn, err := j.pool.Acquire(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return answer, false, fmt.Errorf("acquire a connection: %w", err)
+	stated := false
+	err = postgres.InBatches(ctx, j.pool, func(tx *postgres.BatchTx) error {
+		state := table.New(req.AggregateID)
+		opened, err := open(ctx, tx, table.Lock, req, state)
+		if err != nil {
+			return err
 		}
-		return answer, false, fault.Unavailable("the database does not answer; try again").Because(err)
-	}
-	committed := false
-	defer func() {
-		if !committed {
-			rollback(ctx, conn)
+		if replayed = opened.repeated; replayed {
+			answer, err = recall[R](ctx, tx, req)
+			return err
 		}
-		conn.Release()
-	}()
+		if opened.stopped != nil {
+			return refusal(j.cfg.Source, *opened.stopped)
+		}
+		now := opened.now
+		if now.Before(opened.head.RecordedAt) {
+			now = opened.head.RecordedAt
+		}
+		facts, err := decide(state, now)
+		if err != nil {
+			return err
+		}
+		head, rows, err := j.rows(ctx, table.Type, req, table.Key(state), opened.head, opened.epoch, now, facts)
+		if err != nil {
+			return err
+		}
+		answer = respond(state, head)
+		stated = len(facts) > 0
 
-	state := table.New(req.AggregateID)
-	opened, err := open(ctx, conn, table.Lock, req, state)
-	if err != nil {
-		return answer, false, err
-	}
-	if opened.repeated {
-		answer, err = recall[R](ctx, conn, req)
-		return answer, true, err
-	}
-	if opened.stopped != nil {
-		return answer, false, refusal(j.cfg.Source, *opened.stopped)
-	}
-	before := opened.head
-	now := opened.now
-	if now.Before(before.RecordedAt) {
-		now = before.RecordedAt
-	}
-	facts, err := decide(state, now)
-	if err != nil {
-		return answer, false, err
-	}
-	head, rows, err := j.rows(ctx, table.Type, req, table.Key(state), before, opened.epoch, now, facts)
-	if err != nil {
-		return answer, false, err
-	}
-	answer = respond(state, head)
-
-	var batch pgx.Batch
-	table.Save(&batch, state, head, before.Version == 0)
-	if len(facts) > 0 {
-		batch.Queue(insertFacts, rows...)
-	}
-	if err := remember(&batch, req, answer); err != nil {
-		return answer, false, err
-	}
-	batch.Queue("COMMIT")
-	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
-		return answer, false, fmt.Errorf("commit %s: %w", req.Method, err)
-	}
-	committed = true
-	if len(facts) > 0 {
+		var batch pgx.Batch
+		table.Save(&batch, state, head, opened.head.Version == 0)
+		if stated {
+			batch.Queue(insertFacts, rows...)
+		}
+		if err := remember(&batch, req, answer); err != nil {
+			return err
+		}
+		return tx.Commit(ctx, &batch)
+	})
+	if err == nil && !replayed && stated {
 		j.signal()
 	}
-	return answer, false, nil
+	return answer, replayed, err
 }
 
 // remember queues what stores the answer.
@@ -239,36 +224,24 @@ type opening struct {
 // open begins the transaction: the request's row first (its insert waits for
 // another transaction with the same id), then the aggregate's lock in a
 // statement of its own, then the clock, read after the lock was got.
-func open(ctx context.Context, conn *pgxpool.Conn, lock string, req Request, state any) (o opening, err error) {
+func open(ctx context.Context, tx *postgres.BatchTx, lock string, req Request, state any) (o opening, err error) {
 	var batch pgx.Batch
-	batch.Queue("BEGIN")
 	if req.ID != "" {
-		batch.Queue(insertRequest, req.ID, req.Method, req.Fingerprint)
+		batch.Queue(insertRequest, req.ID, req.Method, req.Fingerprint).Exec(func(tag pgconn.CommandTag) error {
+			o.repeated = tag.RowsAffected() == 0
+			return nil
+		})
 	}
-	batch.Queue(lock, req.AggregateID)
-	batch.Queue(selectClock)
-	results := conn.SendBatch(ctx, &batch)
-	defer func() {
-		if closeErr := results.Close(); closeErr != nil && err == nil {
-			err = fmt.Errorf("open %s: %w", req.Method, closeErr)
+	batch.Queue(lock, req.AggregateID).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(&o.head.Version, &o.head.Epoch, &o.head.EventID, &o.head.RecordedAt, state)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
 		}
-	}()
-	if _, err := results.Exec(); err != nil {
-		return o, fmt.Errorf("begin: %w", err)
-	}
-	if req.ID != "" {
-		tag, err := results.Exec()
-		if err != nil {
-			return o, fmt.Errorf("insert request id: %w", err)
-		}
-		o.repeated = tag.RowsAffected() == 0
-	}
-	err = results.QueryRow().Scan(&o.head.Version, &o.head.Epoch, &o.head.EventID, &o.head.RecordedAt, state)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return o, fmt.Errorf("lock aggregate: %w", err)
-	}
-	if err := results.QueryRow().Scan(&o.now, &o.epoch, &o.stopped); err != nil {
-		return o, fmt.Errorf("read the clock: %w", err)
+		return err
+	})
+	batch.Queue(selectClock).QueryRow(func(row pgx.Row) error { return row.Scan(&o.now, &o.epoch, &o.stopped) })
+	if err := tx.Send(ctx, &batch); err != nil {
+		return o, fmt.Errorf("open %s: %w", req.Method, err)
 	}
 	o.now = o.now.UTC()
 	o.head.RecordedAt = o.head.RecordedAt.UTC()
@@ -277,15 +250,18 @@ func open(ctx context.Context, conn *pgxpool.Conn, lock string, req Request, sta
 
 // recall returns the first answer to a request id, in a statement whose
 // snapshot is younger than the commit that the insert waited for.
-func recall[R proto.Message](ctx context.Context, conn *pgxpool.Conn, req Request) (answer R, err error) {
+func recall[R proto.Message](ctx context.Context, tx *postgres.BatchTx, req Request) (answer R, err error) {
 	var method string
 	var fingerprint, stored []byte
-	if err := conn.QueryRow(ctx, selectAnswer, req.ID).Scan(&method, &fingerprint, &stored); err != nil {
+	var batch pgx.Batch
+	batch.Queue(selectAnswer, req.ID).QueryRow(func(row pgx.Row) error { return row.Scan(&method, &fingerprint, &stored) })
+	if err := tx.Send(ctx, &batch); err != nil {
 		return answer, fmt.Errorf("read the answer to request %s: %w", req.ID, err)
 	}
 	return decodeAnswer[R](req, method, fingerprint, stored)
 }
 
+// decodeAnswer returns the first answer to a request, or why this is not the same one.
 func decodeAnswer[R proto.Message](req Request, method string, fingerprint, stored []byte) (answer R, err error) {
 	if len(fingerprint) == 0 {
 		return answer, resolved(req.ID)
@@ -386,15 +362,4 @@ func (j *Journal) rows(ctx context.Context, kind string, req Request, key string
 		partition, kind, req.AggregateID, epoch, key, now, cause.CausationID, cause.CorrelationID,
 		carrier["traceparent"], carrier["tracestate"], versions, ids, names, schemas, occurred, payloads,
 	}, nil
-}
-
-// rollback ends a transaction that was not committed. A connection on which
-// that fails is closed by its release.
-func rollback(ctx context.Context, conn *pgxpool.Conn) {
-	if conn.Conn().IsClosed() || conn.Conn().PgConn().TxStatus() == 'I' {
-		return
-	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	_, _ = conn.Exec(bounded, "ROLLBACK")
 }

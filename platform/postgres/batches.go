@@ -30,7 +30,7 @@ func InBatches(ctx context.Context, pool *pgxpool.Pool, fn func(tx *BatchTx) err
 func tryBatches(ctx context.Context, pool *pgxpool.Pool, fn func(*BatchTx) error) error {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
 	tx := &BatchTx{conn: conn}
 	defer tx.end(ctx)

@@ -104,6 +104,9 @@ const (
 	rollbackTime = 5 * time.Second
 )
 
+// ErrNoConnection says that a transaction did not begin: nothing was done.
+var ErrNoConnection = errors.New("begin")
+
 // ErrCommitUnknown means that the connection broke while the commit was under
 // way: the transaction may or may not have happened. Resolve it by running the
 // same command with the same request id again, never by looking for its rows.
@@ -146,7 +149,7 @@ func retried(ctx context.Context, try func() error) error {
 func tryTx(ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, fn func(tx pgx.Tx) error) (err error) {
 	tx, err := pool.BeginTx(ctx, options)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
 	committing := false
 	defer func() {
