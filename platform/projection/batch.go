@@ -72,6 +72,11 @@ func (b *batchRun[S]) run(ctx context.Context, tx *postgres.BatchTx, items []ite
 // orders that are not in memory.
 func (b *batchRun[S]) lock(ctx context.Context, tx *postgres.BatchTx, items []item) (locked position, err error) {
 	batch := &pgx.Batch{}
+	if b.p.building.Load() {
+		// Position and rows go together: what a crash of the database undoes is
+		// read again, and nobody was answered from it.
+		batch.Queue("SET LOCAL synchronous_commit = off")
+	}
 	batch.Queue(lockPosition, b.pt.number).QueryRow(func(r pgx.Row) (err error) {
 		locked, err = b.p.scanPosition(r)
 		return err

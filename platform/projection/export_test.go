@@ -2,9 +2,12 @@ package projection
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
+	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
 
 // HealDue tries every gap whose time has come once.
@@ -18,11 +21,17 @@ func (p *Projection[S]) Cached(number int32) int { return len(p.partitions[numbe
 
 // Point makes the generation answer without waiting for it to be built.
 func (p *Projection[S]) Point(ctx context.Context) error {
-	if err := p.own.point(ctx, p.pool); err != nil {
+	c, err := p.readCatalog(ctx)
+	if err != nil {
 		return err
 	}
-	p.answerFromOwn()
-	return nil
+	if c.pointer.schema != p.own.schema {
+		if err := p.swap(ctx, p.own, c.pointer, nil); err != nil {
+			return err
+		}
+	}
+	_, err = p.look(ctx)
+	return err
 }
 
 // Alone makes the projection believe that it owns every partition, so that a
@@ -58,3 +67,53 @@ func (p *Projection[S]) BoundsAre(known map[string]map[int32]consumer.Bounds) {
 	p.ends.note(p.clock(), known)
 	p.claimed.at = time.Time{}
 }
+
+// Look brings the process in line with the catalog, once.
+func (p *Projection[S]) Look(ctx context.Context) error { _, err := p.look(ctx); return err }
+
+// Beside returns another generation of this process, or nil.
+func (p *Projection[S]) Beside(name string) *Projection[S] {
+	for _, schema := range p.schemas() {
+		if m := p.member(schema); m != nil && m.own.String() == name {
+			return m.Projection
+		}
+	}
+	return nil
+}
+
+// Hasten makes everything that waits for the sake of others short.
+func (p *Projection[S]) Hasten() {
+	p.lease, p.patience, p.grace, p.progressEvery, p.loneFor = 2*time.Second, 2*time.Second, 0, 10*time.Millisecond, 0
+}
+
+// Operate carries out operations until the context ends.
+func (p *Projection[S]) Operate(ctx context.Context) error { return p.operate(ctx) }
+
+// Die takes an operation up and is killed at a phase, before which it does its
+// work, and after which it writes nothing. It returns false if there was none.
+func (p *Projection[S]) Die(ctx context.Context, phase string) (bool, error) {
+	o, err := p.take(ctx)
+	if err != nil || o == nil {
+		return false, err
+	}
+	killed := errors.New("killed")
+	p.fail = func(at string) error {
+		if at == o.kind+" "+phase {
+			return killed
+		}
+		return nil
+	}
+	defer func() { p.fail = func(string) error { return nil } }()
+	if err = p.perform(ctx, o); errors.Is(err, killed) {
+		return true, nil
+	}
+	return true, fmt.Errorf("it was not killed at %s: %w", phase, err)
+}
+
+// Operators returns the service for operators.
+func (p *Projection[S]) Operators() readmodelv1.GenerationServiceServer {
+	return &generationServer[S]{p: p}
+}
+
+// Braked says why the reader stands still.
+func (p *Projection[S]) Braked() string { return p.brake.holds() }

@@ -18,11 +18,19 @@ import (
 // parked facts, in a Postgres schema of its own. The pointer names the one that
 // answers.
 //
-//	BUILDING ──reached the end the log had when it started──▶ SERVING
+//	BUILDING ──caught up──▶ READY ──swap──▶ SERVING
+//	    │                     │               │ ▲
+//	    │ cancel              │ drop      swap│ │ rollback
+//	    ▼                     ▼               ▼ │
+//	  DROPPING ──▶ DROPPED ◀──────drop────  RETIRED (follows through its rollback window)
 
 const (
 	statusBuilding = "BUILDING"
+	statusReady    = "READY"
 	statusServing  = "SERVING"
+	statusRetired  = "RETIRED"
+	statusDropping = "DROPPING"
+	statusDropped  = "DROPPED"
 )
 
 const catalogSchema = `
@@ -122,46 +130,122 @@ DO $$ BEGIN
 	CREATE INDEX quarantine_heal ON quarantine (next_attempt_at) WHERE verdict IN ('gap', 'newer_epoch', 'equivocation');
 END $$`
 
+// catalogUpgrade brings a catalog that an older kernel made up to date. What is
+// there stays as it is, so that kernel goes on working beside this one.
+const catalogUpgrade = `
+DO $$ BEGIN
+	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'tidemark.generation'::regclass AND attname = 'attempt') THEN
+		RETURN;
+	END IF;
+	ALTER TABLE tidemark.generation
+		ADD COLUMN attempt integer NOT NULL DEFAULT 1,
+		ADD COLUMN operation text NOT NULL DEFAULT '',
+		ADD COLUMN held boolean NOT NULL DEFAULT false,
+		ADD COLUMN followed_at timestamptz,
+		ADD COLUMN ready_at timestamptz,
+		ADD COLUMN retired_at timestamptz;
+	ALTER TABLE tidemark.generation DROP CONSTRAINT generation_pkey;
+	ALTER TABLE tidemark.generation ADD PRIMARY KEY (name, version, hash, attempt);
+	ALTER TABLE tidemark.pointer
+		ADD COLUMN revision bigint NOT NULL DEFAULT 0,
+		ADD COLUMN previous text NOT NULL DEFAULT '';
+	CREATE TABLE tidemark.operation (
+		id           text        PRIMARY KEY,
+		view         text        NOT NULL,
+		lane         text        NOT NULL,
+		kind         text        NOT NULL,
+		version      integer     NOT NULL,
+		hash         text        NOT NULL,
+		schema       text        NOT NULL DEFAULT '',
+		base         text        NOT NULL DEFAULT '',
+		request      jsonb       NOT NULL,
+		state        text        NOT NULL,
+		phase        text        NOT NULL DEFAULT '',
+		place        text        NOT NULL DEFAULT '',
+		done         bigint      NOT NULL DEFAULT 0,
+		total        bigint      NOT NULL DEFAULT 0,
+		rate         float8      NOT NULL DEFAULT 0,
+		error        text        NOT NULL DEFAULT '',
+		reason_code  text        NOT NULL DEFAULT '',
+		report       jsonb,
+		requested_by text        NOT NULL,
+		reason       text        NOT NULL DEFAULT '',
+		holder       text        NOT NULL DEFAULT '',
+		term         bigint      NOT NULL DEFAULT 0,
+		lease_until  timestamptz NOT NULL DEFAULT now(),
+		created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+		updated_at   timestamptz NOT NULL DEFAULT now(),
+		finished_at  timestamptz
+	);
+	CREATE UNIQUE INDEX operation_lane ON tidemark.operation (view, lane) WHERE finished_at IS NULL;
+	CREATE INDEX operation_newest ON tidemark.operation (view, created_at DESC, id DESC);
+END $$`
+
 // generation is a row of the catalog.
 type generation struct {
 	name    string
 	version int
 	hash    string
+	attempt int // counts the builds of one version; the first is not part of the name
 	schema  string
 	status  string
 }
 
-func (g generation) String() string { return g.name + "/" + strconv.Itoa(g.version) + "-" + g.hash }
+// String names the generation. A rebuilt one has another name, so whatever is
+// bound to a generation, a page token or an ETag, is not taken for its twin's.
+func (g generation) String() string {
+	name := g.name + "/" + strconv.Itoa(g.version) + "-" + g.hash
+	if g.attempt > 1 {
+		name += "." + strconv.Itoa(g.attempt)
+	}
+	return name
+}
+
+// attemptOf names a build of the view's own version.
+func attemptOf[S any](view View[S], attempt int) generation {
+	g := generation{name: view.Name, version: view.Version, hash: view.Hash(), attempt: attempt, status: statusBuilding}
+	g.schema = fmt.Sprintf("%s_g%d_%s", g.name, g.version, g.hash)
+	if attempt > 1 {
+		g.schema += "_" + strconv.Itoa(attempt)
+	}
+	return g
+}
+
+const lockCatalog = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 
 // openGeneration finds the view's generation or makes it, and returns it with
-// the generation that the pointer names, if any.
+// the generation that the pointer names, if any. Of several of its version it
+// takes the one that answers, else the one that was ready first.
 func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S], partitions int32) (own, serving generation, err error) {
-	own = generation{name: view.Name, version: view.Version, hash: view.Hash(), status: statusBuilding}
-	own.schema = fmt.Sprintf("%s_g%d_%s", own.name, own.version, own.hash)
 	err = postgres.InTx(ctx, pool, func(tx pgx.Tx) error {
+		own = attemptOf(view, 1)
 		// All processes of a projection start at once; one of them creates.
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "tidemark.generation "+view.Name); err != nil {
+		if _, err := tx.Exec(ctx, lockCatalog, "tidemark.generation "+view.Name); err != nil {
 			return fmt.Errorf("lock the catalog: %w", err)
 		}
-		if _, err := tx.Exec(ctx, catalogSchema); err != nil {
+		if _, err := tx.Exec(ctx, catalogSchema+catalogUpgrade); err != nil {
 			return fmt.Errorf("make the catalog: %w", err)
 		}
 		var known int32
-		err := tx.QueryRow(ctx, "SELECT status, partitions FROM tidemark.generation WHERE name = $1 AND version = $2 AND hash = $3",
-			own.name, own.version, own.hash).Scan(&own.status, &known)
+		err := tx.QueryRow(ctx, `SELECT g.schema, g.status, g.attempt, g.partitions
+			FROM tidemark.generation g LEFT JOIN tidemark.pointer p ON p.schema = g.schema
+			WHERE g.name = $1 AND g.version = $2 AND g.hash = $3 AND g.status NOT IN ('DROPPING', 'DROPPED')
+			ORDER BY p.schema IS NULL, g.status = 'BUILDING', g.attempt LIMIT 1`,
+			own.name, own.version, own.hash).Scan(&own.schema, &own.status, &own.attempt, &known)
 		switch {
 		case err == pgx.ErrNoRows:
-			if err := createGeneration(ctx, tx, view, own, partitions); err != nil {
-				return fmt.Errorf("make generation %s: %w", own, err)
+			if own, err = nextGeneration(ctx, tx, view, "", partitions); err != nil {
+				return err
 			}
 		case err != nil:
 			return fmt.Errorf("read the catalog: %w", err)
 		case known != partitions:
 			return fmt.Errorf("generation %s was built for %d partitions, configured are %d", own, known, partitions)
 		}
-		serving = generation{name: view.Name}
-		err = tx.QueryRow(ctx, "SELECT version, hash, schema FROM tidemark.pointer WHERE name = $1", view.Name).
-			Scan(&serving.version, &serving.hash, &serving.schema)
+		serving = generation{name: view.Name, attempt: 1}
+		err = tx.QueryRow(ctx, `SELECT p.version, p.hash, p.schema, coalesce(g.attempt, 1) FROM tidemark.pointer p
+			LEFT JOIN tidemark.generation g ON g.schema = p.schema WHERE p.name = $1`, view.Name).
+			Scan(&serving.version, &serving.hash, &serving.schema, &serving.attempt)
 		if err != nil && err != pgx.ErrNoRows {
 			return fmt.Errorf("read the pointer: %w", err)
 		}
@@ -169,8 +253,8 @@ func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S]
 			if schema == "" {
 				continue
 			}
-			if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+pgx.Identifier{schema}.Sanitize()+"; "+kernelUpgrade); err != nil {
-				return fmt.Errorf("bring the kernel's tables of %s up to date: %w", schema, err)
+			if err := upgradeKernel(ctx, tx, schema); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -179,6 +263,35 @@ func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S]
 		return own, serving, fmt.Errorf("open view %s: %w", view.Name, err)
 	}
 	return own, serving, nil
+}
+
+func upgradeKernel(ctx context.Context, tx pgx.Tx, schema string) error {
+	if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+pgx.Identifier{schema}.Sanitize()+"; "+kernelUpgrade); err != nil {
+		return fmt.Errorf("bring the kernel's tables of %s up to date: %w", schema, err)
+	}
+	return nil
+}
+
+// nextGeneration makes another generation of the view's version, under the lock
+// of the catalog. Numbers are never used twice, because consumer groups and page
+// tokens bear them.
+func nextGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], operation string, partitions int32) (generation, error) {
+	own, last := attemptOf(view, 1), 0
+	if err := tx.QueryRow(ctx, "SELECT coalesce(max(attempt), 0) FROM tidemark.generation WHERE name = $1 AND version = $2 AND hash = $3",
+		own.name, own.version, own.hash).Scan(&last); err != nil {
+		return own, fmt.Errorf("read the catalog: %w", err)
+	}
+	own = attemptOf(view, last+1)
+	if err := createGeneration(ctx, tx, view, own, partitions); err != nil {
+		return own, fmt.Errorf("make generation %s: %w", own, err)
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO tidemark.generation (name, version, hash, attempt, schema, partitions, status, operation)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		own.name, own.version, own.hash, own.attempt, own.schema, partitions, statusBuilding, operation)
+	if err != nil {
+		return own, fmt.Errorf("enter generation %s into the catalog: %w", own, err)
+	}
+	return own, nil
 }
 
 func createGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], own generation, partitions int32) error {
@@ -198,30 +311,8 @@ func createGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], own g
 		}
 	}
 	// The rows exist before anybody locks them: FOR UPDATE locks no absent row.
-	if _, err := tx.Exec(ctx, "INSERT INTO position (partition) SELECT generate_series(0, $1::integer - 1)", partitions); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, "INSERT INTO tidemark.generation (name, version, hash, schema, partitions, status) VALUES ($1, $2, $3, $4, $5, $6)",
-		own.name, own.version, own.hash, own.schema, partitions, statusBuilding)
+	_, err := tx.Exec(ctx, "INSERT INTO position (partition) SELECT generate_series(0, $1::integer - 1)", partitions)
 	return err
-}
-
-// point makes the generation the one that answers.
-func (g generation) point(ctx context.Context, pool *pgxpool.Pool) error {
-	err := postgres.InTx(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "UPDATE tidemark.generation SET status = $4 WHERE name = $1 AND version = $2 AND hash = $3",
-			g.name, g.version, g.hash, statusServing); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `INSERT INTO tidemark.pointer (name, version, hash, schema, switched_at) VALUES ($1, $2, $3, $4, now())
-			ON CONFLICT (name) DO UPDATE SET version = $2, hash = $3, schema = $4, switched_at = now()`,
-			g.name, g.version, g.hash, g.schema)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("point to generation %s: %w", g, err)
-	}
-	return nil
 }
 
 // within returns the configuration of a pool whose unqualified table names are

@@ -150,3 +150,12 @@ func (p *Projection[S]) standNow(ctx context.Context) ([]*freshnessv1.SourceFres
 	f, err := p.Read(ctx, nil, "", func(*pgx.Batch) {})
 	return f.GetSources(), err
 }
+
+// unregister ends the gauges. It can be repeated.
+func (m *metrics) unregister() {
+	if m != nil && m.registration != nil {
+		// It was registered by us, so it cannot fail.
+		_ = m.registration.Unregister()
+		m.registration = nil
+	}
+}

@@ -42,6 +42,9 @@ func (p *Projection[S]) Handle(ctx context.Context, number int32, records []cons
 	if pt == nil {
 		return fmt.Errorf("partition %d of %s: %w", number, p.own, consumer.ErrFenced)
 	}
+	if err := p.brake.wait(ctx); err != nil {
+		return err
+	}
 	if paused := p.paused.Load(); paused != nil {
 		return paused
 	}

@@ -65,8 +65,10 @@ type Config struct {
 	// PageSecret is the secret of operators' page tokens, the same on every
 	// replica; empty is one per process.
 	PageSecret string
-	Telemetry  *telemetry.Telemetry
-	Log        *slog.Logger
+	// Generations says how builds of the view follow each other.
+	Generations Generations
+	Telemetry   *telemetry.Telemetry
+	Log         *slog.Logger
 }
 
 // Projection keeps one generation of a view and answers reads from it.
@@ -77,7 +79,6 @@ type Projection[S any] struct {
 	pager    *rpc.Pager
 	engine   engine[S]
 	own      generation
-	pointed  bool          // the pointer named own when this process started
 	pool     *pgxpool.Pool // its unqualified tables are those of own
 	sql      []statements
 	topics   map[string]string // of each source
@@ -92,6 +93,17 @@ type Projection[S any] struct {
 	bounds   func(context.Context) (map[string]map[int32]consumer.Bounds, error)
 	reads    atomic.Pointer[reading]
 	foreign  func() bool // see shared
+	family   *family[S]  // the generations this process keeps; nil in all but their head
+	brake    *brake
+	building atomic.Bool        // it has not caught up: nothing is answered from it
+	fail     func(string) error // a failpoint of tests
+
+	process       string        // names this process in the rows of operations
+	loneFor       time.Duration // these are constants but for tests
+	lease         time.Duration
+	patience      time.Duration
+	grace         time.Duration
+	progressEvery time.Duration
 
 	crowd       chan struct{} // holds one token while many were parked
 	newlyParked atomic.Int64
@@ -114,15 +126,8 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 	if err := view.Check(); err != nil {
 		return nil, err
 	}
-	if cfg.ControlTopic == "" {
-		cfg.ControlTopic = kafka.TopicControl
-	}
-	p := &Projection[S]{
-		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
-		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1), crowd: make(chan struct{}, 1),
-		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{},
-	}
-	p.foreign = p.shared
+	p := newProjection(cfg, view)
+	p.family = &family[S]{members: map[string]*member[S]{}, again: make(chan struct{}, 1), tasks: make(chan struct{}, 1)}
 	if cfg.Contract != "" {
 		contract, err := ParseContract([]byte(cfg.Contract))
 		if err != nil {
@@ -137,17 +142,6 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 	if p.pager, err = rpc.NewPager([]byte(cfg.PageSecret)); err != nil {
 		return nil, err
 	}
-	if p.bounds = cfg.Bounds; p.bounds == nil {
-		p.bounds = func(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
-			return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
-		}
-	}
-	for _, source := range view.Sources {
-		p.topics[source] = kafka.EventsTopic(source)
-	}
-	for _, spec := range view.specs() {
-		p.sql = append(p.sql, statementsOf(spec))
-	}
 	serving, err := p.openOwn(ctx)
 	if err != nil {
 		return nil, err
@@ -160,7 +154,36 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 		p.Close()
 		return nil, err
 	}
+	p.admit(&member[S]{Projection: p})
 	return p, nil
+}
+
+// newProjection makes one that is not connected to anything yet.
+func newProjection[S any](cfg Config, view View[S]) *Projection[S] {
+	if cfg.ControlTopic == "" {
+		cfg.ControlTopic = kafka.TopicControl
+	}
+	cfg.Generations = cfg.Generations.orDefault()
+	p := &Projection[S]{
+		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
+		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1), crowd: make(chan struct{}, 1),
+		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{}, brake: newBrake(),
+		process: processName(), loneFor: loneFor, lease: leaseTime, patience: gatePatience, grace: 2 * lookTick, progressEvery: time.Second,
+		fail: func(string) error { return nil },
+	}
+	p.foreign = p.shared
+	if p.bounds = cfg.Bounds; p.bounds == nil {
+		p.bounds = func(ctx context.Context) (map[string]map[int32]consumer.Bounds, error) {
+			return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
+		}
+	}
+	for _, source := range view.Sources {
+		p.topics[source] = kafka.EventsTopic(source)
+	}
+	for _, spec := range view.specs() {
+		p.sql = append(p.sql, statementsOf(spec))
+	}
+	return p
 }
 
 // openOwn makes or finds the generation, with a short-lived pool, and opens
@@ -177,12 +200,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 	if err != nil {
 		return serving, err
 	}
-	p.pointed = serving.schema == p.own.schema
-	inside, err := within(p.cfg.Postgres, p.own.schema)
-	if err != nil {
-		return serving, err
-	}
-	p.pool, err = postgres.Open(ctx, inside, p.cfg.Telemetry)
+	p.pool, err = openWithin(ctx, p.cfg, p.own.schema, p.cfg.Telemetry)
 	return serving, err
 }
 
@@ -201,32 +219,52 @@ func (p *Projection[S]) prepare() (err error) {
 	return err
 }
 
-// Run copies facts, heals gaps and switches to a generation that was built,
-// until the context ends.
+// Run keeps the generations of the view's version, carries out operations on
+// them, and switches, until the context ends.
 func (p *Projection[S]) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.consumer.Run(ctx) })
-	group.Go(func() error { return p.heal(ctx) })
-	group.Go(func() error { return p.prove(ctx) })
-	group.Go(func() error { return p.watchEnds(ctx) })
-	group.Go(func() error { return p.guard(ctx) })
-	group.Go(func() error { return p.build(ctx) })
+	p.keep(ctx, group.Go)
+	group.Go(func() error { return p.watch(ctx) })
+	group.Go(func() error { return p.operate(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("projection %s: %w", p.own, err)
 	}
 	return nil
 }
 
+// copy copies facts into this generation, heals gaps and proves, until the
+// context ends.
+func (p *Projection[S]) copy(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.consumer.Run(ctx) })
+	group.Go(func() error { return p.heal(ctx) })
+	group.Go(func() error { return p.prove(ctx) })
+	group.Go(func() error { return p.watchEnds(ctx) })
+	group.Go(func() error { return p.guard(ctx) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("generation %s: %w", p.own, err)
+	}
+	return nil
+}
+
 // Close frees the database connections.
 func (p *Projection[S]) Close() {
-	if p.metrics != nil {
-		// It was registered by us, so it cannot fail.
-		_ = p.metrics.registration.Unregister()
+	p.metrics.unregister()
+	pools := map[*pgxpool.Pool]bool{p.pool: true}
+	if r := p.reads.Load(); r != nil {
+		pools[r.pool] = true
 	}
-	if r := p.reads.Load(); r != nil && r.pool != p.pool {
-		r.pool.Close()
+	if p.family != nil {
+		for _, schema := range p.schemas() {
+			if m := p.member(schema); m.Projection != p {
+				m.metrics.unregister()
+				pools[m.pool] = true
+			}
+		}
 	}
-	p.pool.Close()
+	for pool := range pools {
+		pool.Close()
+	}
 }
 
 // Generation names what this process builds, for instance "timeline/3-9f2c11ab".

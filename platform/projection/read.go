@@ -13,7 +13,6 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
-	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
 // reading is the generation that answers. Every read binds to one.
@@ -23,19 +22,17 @@ type reading struct {
 	ready      bool // false while nothing readable exists: REBUILDING
 }
 
-// openReads chooses what to answer from until this process's own generation
-// is built: another one with the same tables, standing still, or nothing.
+// openReads chooses what to answer from until the catalog is looked at: this
+// process's own generation, another one with the same tables, standing still, or
+// nothing.
 func (p *Projection[S]) openReads(ctx context.Context, serving generation) error {
-	own := &reading{pool: p.pool, generation: p.own, ready: p.own.status == statusServing}
+	built := p.own.status == statusServing || p.own.status == statusRetired
+	own := &reading{pool: p.pool, generation: p.own, ready: built || serving.schema == p.own.schema}
 	if own.ready || serving.schema == "" || serving.hash != p.own.hash {
 		p.reads.Store(own)
 		return nil
 	}
-	inside, err := within(p.cfg.Postgres, serving.schema)
-	if err != nil {
-		return err
-	}
-	pool, err := postgres.Open(ctx, inside, p.cfg.Telemetry)
+	pool, err := openWithin(ctx, p.cfg, serving.schema, p.cfg.Telemetry)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 // do.
 func (p *Projection[S]) Register(s grpc.ServiceRegistrar) {
 	readmodelv1.RegisterReadModelServiceServer(s, &readModelServer[S]{p: p})
+	p.registerGenerations(s)
 }
 
 // readModelServer serves the contract.

@@ -57,6 +57,16 @@ type View[S any] struct {
 	Tables []Table[S]
 	// Logs are append-only entries that need nothing but their own fact.
 	Logs []LogTable
+	// Expected are the fields that this version shows differently from the one
+	// before on purpose. A swap refuses all other differences.
+	Expected []Expected
+}
+
+// Expected declares that a table may differ from the version before it, in some
+// columns or, without columns, altogether.
+type Expected struct {
+	Table   string
+	Columns []string
 }
 
 var viewName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
@@ -84,6 +94,11 @@ func (v View[S]) Check() error {
 		seen[spec.name] = true
 		if spec.err != nil {
 			errs = append(errs, fmt.Errorf("table %s: %w", spec.name, spec.err))
+		}
+	}
+	for _, e := range v.Expected {
+		if !seen[e.Table] {
+			errs = append(errs, fmt.Errorf("expected difference in table %q, which the view does not have", e.Table))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
