@@ -108,6 +108,14 @@ lint: tools schema-check ## gofmt, go vet, staticcheck, buf lint, buf breaking, 
 new-projection: tools ## A new read model that compiles and whose tests pass: make new-projection name=warehouse.
 	@go run tools/newprojection/*.go -name "$(name)"
 
+.PHONY: view-diff
+view-diff: ## Which fields of which rows does this branch change? Old and new views over recorded facts. ARGS="-base COMMIT -fail".
+	@go run tools/viewdiff/*.go $(ARGS)
+
+.PHONY: view-sample
+view-sample: ## Record facts for view-diff. ARGS="-kafka HOST:PORT -out FILE" takes them from a running fleet.
+	@go run ./projections/internal/viewsample $(ARGS)
+
 .PHONY: bench-freshness
 bench-freshness: ## How long after it was placed is an order visible? 3,000 orders at 50/s on a fleet of its own.
 	@go build -o bin/tidemark ./cmd/tidemark

@@ -26,7 +26,12 @@ func TestNewProjection(t *testing.T) {
 	}
 	must(t, root, "tools/install.sh") // nothing to do but on a fresh clone
 	at := copyOf(t, root)
+	commit := func() {
+		must(t, at, "git", "add", "-A")
+		must(t, at, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "as it is")
+	}
 	must(t, at, "git", "init", "-q", ".")
+	commit()
 
 	for _, name := range []string{"", "Ware", "ware-house", "timeline", "func", "commerce"} {
 		if out, err := run(t, at, "make", "new-projection", "name="+name); err == nil {
@@ -58,6 +63,35 @@ func TestNewProjection(t *testing.T) {
 	must(t, at, filepath.Join(root, ".tools/bin/buf"), "lint")
 	if out := must(t, at, filepath.Join(root, ".tools/bin/buf"), "format", "-d", "proto"); out != "" {
 		t.Errorf("proto files are not formatted:\n%s", out)
+	}
+	viewDiff(t, at, commit)
+}
+
+// viewDiff tests `make view-diff` on the copy: a view that is new, one that did
+// not change, and one whose rows do.
+func viewDiff(t *testing.T, at string, commit func()) {
+	t.Helper()
+	out := must(t, at, "make", "view-diff", "ARGS=-base HEAD -fail")
+	if !strings.Contains(out, "probe is new") || strings.Count(out, "nothing changed") != 2 {
+		t.Errorf("with a new view beside the others it says\n%s", out)
+	}
+	commit()
+	file := filepath.Join(at, "projections/probe/view.go")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), `Step = "confirmed"`, `Step = "accepted"`, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err = run(t, at, "make", "view-diff", "ARGS=-base HEAD -fail")
+	for _, want := range []string{`step changes in`, `order_id=o-1: "confirmed" → "accepted"`, "step=accepted", "give probe a new Version"} {
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("%v, and it does not say %q of a view that changed:\n%s", err, want, out)
+		}
+	}
+	if left := must(t, at, "git", "worktree", "list"); strings.Count(left, "\n") != 1 {
+		t.Errorf("it leaves behind:\n%s", left)
 	}
 }
 
