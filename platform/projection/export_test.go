@@ -117,3 +117,6 @@ func (p *Projection[S]) Operators() readmodelv1.GenerationServiceServer {
 
 // Braked says why the reader stands still.
 func (p *Projection[S]) Braked() string { return p.brake.holds() }
+
+// HonourSkips gives up what this generation parked and an operator had skipped.
+func (p *Projection[S]) HonourSkips(ctx context.Context) error { return p.honourSkips(ctx) }

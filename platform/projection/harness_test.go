@@ -113,6 +113,7 @@ type ownerJournal struct {
 	facts []event.Fact // by sequence
 	err   error
 	calls int
+	hook  func() // called before Events answers; may be nil
 }
 
 func journalOf(facts ...event.Fact) *ownerJournal {
@@ -138,7 +139,21 @@ func (j *ownerJournal) restore(facts ...event.Fact) {
 	j.add(facts...)
 }
 
+// spoil makes a fact one that this code cannot decode.
+func (j *ownerJournal) spoil(f event.Fact) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range j.facts {
+		if j.facts[i].Token() == f.Token() {
+			j.facts[i].Body = nil
+		}
+	}
+}
+
 func (j *ownerJournal) Events(_ context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error) {
+	if j.hook != nil {
+		j.hook()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.calls++

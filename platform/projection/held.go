@@ -24,6 +24,8 @@ type held[S any] struct {
 	before *pgx.Batch // statements that run before those of the delta
 	batch  *pgx.Batch // and after
 	noted  bool       // the books changed although no order did
+	// reopened is an aggregate whose facts are to be tried again; may be nil.
+	reopened *gap
 }
 
 // hold runs fn under the lock of a position and writes what it changed. fn may
@@ -118,6 +120,11 @@ func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err er
 	}
 	for _, id := range ids {
 		o := orders[id]
+		if h.reopened != nil && h.reopened.order == id {
+			if err := h.open(o, h.reopened.aggregate); err != nil {
+				return 0, err
+			}
+		}
 		out, err := h.p.engine.run(o, inputs[id])
 		if err != nil {
 			return 0, err

@@ -39,6 +39,9 @@ func (p *Projection[S]) guard(ctx context.Context) error {
 		if err := p.lookAtParked(ctx); err != nil && ctx.Err() == nil {
 			p.cfg.Log.Warn("parked aggregates cannot be counted now", "generation", p.own.String(), "error", err)
 		}
+		if err := p.honourSkips(ctx); err != nil && ctx.Err() == nil {
+			p.cfg.Log.Warn("skipped facts are not looked for now", "generation", p.own.String(), "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

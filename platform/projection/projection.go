@@ -109,6 +109,8 @@ type Projection[S any] struct {
 	newlyParked atomic.Int64
 	paused      atomic.Pointer[errPaused]
 
+	retrying sync.Mutex // one operator's retry at a time
+
 	claiming sync.Mutex
 	claimed  struct {
 		at    time.Time

@@ -21,6 +21,7 @@ import (
 func (p *Projection[S]) Register(s grpc.ServiceRegistrar) {
 	readmodelv1.RegisterReadModelServiceServer(s, &readModelServer[S]{p: p})
 	p.registerGenerations(s)
+	readmodelv1.RegisterQuarantineServiceServer(s, &quarantineServer[S]{p: p})
 }
 
 // readModelServer serves the contract.
@@ -74,8 +75,10 @@ const (
 
 // standing says how the read model stands. It answers while nothing can be read.
 func (p *Projection[S]) standing(ctx context.Context) (*readmodelv1.Standing, error) {
+	head := p
+	p = head.answering()
 	now := &readmodelv1.Standing{
-		Generation: p.own.String(), Answering: p.Answering(),
+		Generation: p.own.String(), Answering: head.Answering(),
 		Partitions: p.cfg.Kafka.PartitionCount(), Assigned: int32(len(p.Status().Assigned)),
 	}
 	if paused := p.paused.Load(); paused != nil {
@@ -96,7 +99,7 @@ func (p *Projection[S]) standing(ctx context.Context) (*readmodelv1.Standing, er
 	if err := p.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("describe %s: %w", p.own, err)
 	}
-	fresh, err := p.Read(ctx, nil, "", func(*pgx.Batch) {})
+	fresh, err := head.Read(ctx, nil, "", func(*pgx.Batch) {})
 	if err != nil && fault.ReasonOf(err) != ReasonRebuilding {
 		return nil, fmt.Errorf("describe %s: %w", p.own, err)
 	}
