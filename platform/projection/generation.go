@@ -223,7 +223,7 @@ func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S]
 		if _, err := tx.Exec(ctx, lockCatalog, "tidemark.generation "+view.Name); err != nil {
 			return fmt.Errorf("lock the catalog: %w", err)
 		}
-		if _, err := tx.Exec(ctx, catalogSchema+catalogUpgrade+skipSchema); err != nil {
+		if _, err := tx.Exec(ctx, catalogSchema+skipSchema+catalogUpgrade); err != nil {
 			return fmt.Errorf("make the catalog: %w", err)
 		}
 		var known int32
