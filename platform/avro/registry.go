@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -70,6 +71,29 @@ func NewRegistry(urls string, numbering Numbering) (*Registry, error) {
 		return nil, fmt.Errorf("schema registry: %w", err)
 	}
 	return &Registry{client: client, numbering: numbering}, nil
+}
+
+// Connect returns the codec of a process: the schemas that it was built with,
+// under the ids of the registry at the URLs, from which it learns later ones.
+// While no registry answers, the ids of ids.lock are used and logged.
+func Connect(ctx context.Context, urls string, numbering Numbering, catalog *schemas.Set, log *slog.Logger) (*Codec, error) {
+	registry, err := NewRegistry(urls, numbering)
+	if err != nil {
+		return nil, err
+	}
+	set, confirmed, err := registry.Resolve(ctx, catalog)
+	if err != nil {
+		return nil, err
+	}
+	if !confirmed {
+		log.InfoContext(ctx, "schema registry not reached, using the ids of ids.lock")
+	}
+	codec, err := NewCodec(set)
+	if err != nil {
+		return nil, err
+	}
+	codec.LearnFrom(registry)
+	return codec, nil
 }
 
 // Resolve looks up every schema of the set and returns the set under the ids

@@ -2,20 +2,15 @@ package payment
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
 
-	"github.com/tidemark-dev/tidemark/platform/avro"
-	"github.com/tidemark-dev/tidemark/platform/journal"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/relay"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
-	journalpb "github.com/tidemark-dev/tidemark/proto/journal/v1"
 	paymentpb "github.com/tidemark-dev/tidemark/proto/payment/v1"
-	"github.com/tidemark-dev/tidemark/schemas"
 )
 
 // source is the context's name in envelopes, topics and tokens.
@@ -37,85 +32,24 @@ type Config struct {
 // Run is the payment service: it serves commands and reads, asks the provider,
 // makes unanswered calls again, and relays what was committed, until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	log := lifecycle.Logger(ctx).With("service", source)
 	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
-		cfg.Telemetry.ServiceName = "tidemark-" + source
-		tel, err := telemetry.Setup(ctx, cfg.Telemetry)
-		if err != nil {
-			return err
-		}
-		g.OnStop("telemetry", tel.Shutdown)
-
-		pool, err := postgres.Open(ctx, cfg.Postgres, tel)
-		if err != nil {
-			return err
-		}
-		g.OnStop("postgres", func(context.Context) error { pool.Close(); return nil })
-		tables, err := fs.Sub(migrations, "migrations")
-		if err != nil {
-			return fmt.Errorf("read the migrations: %w", err)
-		}
-		if err := postgres.Migrate(ctx, pool, tables, "goose_"+source); err != nil {
-			return err
-		}
-
-		registry, err := avro.NewRegistry(cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs))
-		if err != nil {
-			return err
-		}
-		set, confirmed, err := registry.Resolve(ctx, schemas.Catalog())
-		if err != nil {
-			return err
-		}
-		if !confirmed {
-			log.InfoContext(ctx, "schema registry not reached, using the ids of ids.lock")
-		}
-		codec, err := avro.NewCodec(set)
-		if err != nil {
-			return err
-		}
-		codec.LearnFrom(registry)
-		book, err := journal.Open(ctx, pool, journal.Config{Source: source, Partitions: cfg.Kafka.PartitionCount(), Codec: codec, Log: log})
-		if err != nil {
-			return err
-		}
-		g.Go("prune", book.Prune)
-
-		sender, err := relay.New(relay.Config{
-			Source: source, Pool: pool, Kafka: cfg.Kafka, Codec: codec, Wakes: book.Wakes(), Telemetry: tel, Log: log, Tuning: cfg.Relay,
+		o, err := owner.Start(ctx, g, owner.Config{
+			Name: source, Migrations: migrations, Postgres: cfg.Postgres, Kafka: cfg.Kafka, RPC: cfg.RPC, Telemetry: cfg.Telemetry, Relay: cfg.Relay,
 		})
 		if err != nil {
 			return err
 		}
-		g.Go("relay", sender.Run)
-
-		pager, err := rpc.NewPager([]byte(cfg.RPC.PageSecret))
-		if err != nil {
-			return err
-		}
-		srv, err := rpc.NewServer(cfg.RPC, tel, log)
-		if err != nil {
-			return err
-		}
 		payments := &server{
-			journal: book, table: newTable(cfg.Provider.RetryAfter), pager: pager,
-			provider: NewSimulator(cfg.Simulator, pool), patience: cfg.Provider, log: log,
+			journal: o.Journal, table: newTable(cfg.Provider.RetryAfter), pager: o.Pager,
+			provider: NewSimulator(cfg.Simulator, o.Pool), patience: cfg.Provider, log: o.Log,
 		}
 		g.Go("recover", payments.recover)
-		paymentpb.RegisterPaymentServiceServer(srv.GRPC(), payments)
-		journalpb.RegisterJournalServiceServer(srv.GRPC(), journal.NewServer(book, pager))
-		journalpb.RegisterJournalAdminServiceServer(srv.GRPC(), journal.NewAdmin(book, pager))
-		journalpb.RegisterRequestServiceServer(srv.GRPC(), journal.NewRequestServer(book, payments.undecided))
-		srv.AddCheck("postgres", pool.Ping)
-		addr, err := srv.Listen()
+		paymentpb.RegisterPaymentServiceServer(o.Server.GRPC(), payments)
+		addr, err := o.Listen(payments.undecided)
 		if err != nil {
 			return err
 		}
-		g.Go("server", srv.Serve)
-		log.InfoContext(ctx, "serving", "addr", addr)
-		if cfg.Ready != nil {
-			cfg.Ready(addr)
-		}
+		o.Serve(ctx, g, addr, cfg.Ready)
 		return nil
 	})
 }
