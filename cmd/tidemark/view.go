@@ -18,6 +18,7 @@ type viewCmd struct {
 	List     viewListCmd     `cmd:"" help:"The read models: what each answers, and how it stands."`
 	Describe viewDescribeCmd `cmd:"" help:"What a read model promises, and what is true now."`
 	Parked   viewParkedCmd   `cmd:"" help:"Facts that could not be applied."`
+	generationCmds
 }
 
 // viewFlag names a read model.

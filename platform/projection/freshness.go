@@ -26,7 +26,7 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 	if q.order == "" {
 		partitions = int(p.cfg.Kafka.PartitionCount())
 	}
-	now := time.Now()
+	now, seen := time.Now(), p.answering().seen
 	for _, source := range p.view.Sources {
 		s := &freshnessv1.SourceFreshness{Source: source}
 		var all []book
@@ -40,7 +40,7 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 				asOf = m.asOf
 			}
 			all = append(all, m.book)
-			staleness = max(staleness, now.Sub(m.asOf), p.seen.note(m.partition, source, m.epoch, m.asOf))
+			staleness = max(staleness, now.Sub(m.asOf), seen.note(m.partition, source, m.epoch, m.asOf))
 			s.Epoch = max(s.Epoch, m.epoch)
 		}
 		if len(all) == partitions { // a partition without a mark is fully behind

@@ -207,7 +207,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 }
 
 func (p *Projection[S]) prepare() (err error) {
-	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.standNow, func() int { return len(p.Status().Assigned) }, func() bool { return p.paused.Load() != nil }}); err != nil {
+	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.standNow, func() int { return len(p.consumer.Status().Assigned) }, func() bool { return p.paused.Load() != nil }}); err != nil {
 		return err
 	}
 	topics := []string{p.cfg.ControlTopic}
@@ -281,7 +281,7 @@ func (p *Projection[S]) Ready(ctx context.Context) error {
 
 // Status returns how the reading from Kafka stands. A projection that owns no
 // partition, or whose Err is set, stands still: its answers age.
-func (p *Projection[S]) Status() consumer.Status { return p.consumer.Status() }
+func (p *Projection[S]) Status() consumer.Status { return p.answering().consumer.Status() }
 
 // tell lets everybody know what a commit changed.
 func (p *Projection[S]) tell(ctx context.Context, d *delta, marked ...int32) {

@@ -31,6 +31,8 @@ type Config struct {
 	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
 	// Now is the clock that decides what is late; nil is the real one.
 	Now func() time.Time `kong:"-"`
+	// Generations says how builds of the view follow each other.
+	Generations projection.Generations `embed:"" prefix:"generations-"`
 	// Ready is called with the bound gRPC address before the first query is answered.
 	Ready func(addr string) `kong:"-"`
 }
@@ -70,7 +72,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		copied, err := projection.Open(ctx, projection.Config{
 			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
-			Contract: contract, PageSecret: cfg.RPC.PageSecret, Telemetry: tel, Log: log,
+			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
 		}, View())
 		if err != nil {
 			return errors.Join(err, hangUp())

@@ -29,6 +29,8 @@ type Config struct {
 	Telemetry telemetry.Config  `embed:""`
 	Owners    projection.Owners `embed:"" prefix:"owner-"`
 	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
+	// Generations says how builds of the view follow each other.
+	Generations projection.Generations `embed:"" prefix:"generations-"`
 	// Ready is called with the bound gRPC address before the first query is answered.
 	Ready func(addr string) `kong:"-"`
 }
@@ -65,7 +67,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		copied, err := projection.Open(ctx, projection.Config{
 			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
-			Contract: contract, PageSecret: cfg.RPC.PageSecret, Telemetry: tel, Log: log,
+			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
 		}, View())
 		if err != nil {
 			return errors.Join(err, hangUp())
