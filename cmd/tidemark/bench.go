@@ -17,6 +17,7 @@ import (
 type benchCmd struct {
 	Relay        benchRelayCmd        `cmd:"" help:"How fast the relay drains, how soon a commit is readable, what the journal costs."`
 	Freshness    benchFreshnessCmd    `cmd:"" help:"How long after it was placed is an order visible in the timeline?"`
+	Projection   benchProjectionCmd   `cmd:"" help:"How fast facts are applied, what a query costs, how soon a commit is visible, beside bare floors."`
 	Process      benchProcessCmd      `cmd:"" help:"How many orders a second go from place to completed, recovery after kill -9, the cost of waiting."`
 	Completeness benchCompletenessCmd `cmd:"" help:"Which share of answers is proven complete and fresh under a steady load?"`
 }
