@@ -136,6 +136,11 @@ bench-relay: ## How fast does the relay drain, how soon is a commit readable, wh
 	@go build -o bin/tidemark ./cmd/tidemark
 	./bin/tidemark bench relay $(ARGS)
 
+.PHONY: bench-projection
+bench-projection: ## How fast do read models apply facts, what does a query cost, how soon is a commit visible? Beside bare floors.
+	@go build -o bin/tidemark ./cmd/tidemark
+	./bin/tidemark bench projection $(ARGS)
+
 .PHONY: size
 size: ## Print the budgets of the house style: packages, interfaces, file sizes, tests, documented names.
 	@go run tools/size/*.go $(MODULES)

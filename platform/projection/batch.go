@@ -51,7 +51,7 @@ func (b *batchRun[S]) run(ctx context.Context, tx *postgres.BatchTx, items []ite
 		}
 		d.merge(in.order.id, out, in.order.applied)
 		if out.dirty {
-			in.order.stored = out.encoded
+			in.order.keep(out)
 		}
 	}
 	for i := range items {

@@ -210,7 +210,9 @@ func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 // the place of a fact that was given up folds nothing.
 func (e *engine[S]) fold(o *order[S], f event.Fact, out *outcome) {
 	if out.before == nil {
-		out.before = e.derive(o)
+		if out.before = o.rows; out.before == nil {
+			out.before = e.derive(o)
+		}
 	}
 	e.view.Fold(&o.state, f)
 	for i, log := range e.view.Logs {

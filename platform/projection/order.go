@@ -15,6 +15,15 @@ type order[S any] struct {
 	applied map[string]*applied // by event.Aggregate.String()
 	blocked Verdict             // TooLarge when the whole order is parked
 	stored  encoded             // as the database has it
+	rows    []map[string]row    // what stored derives to, per table; nil if it was not derived yet
+}
+
+// keep remembers what a run left, as the database has it once the run is written.
+func (o *order[S]) keep(out *outcome) {
+	o.stored = out.encoded
+	if out.after != nil {
+		o.rows = out.after
+	}
 }
 
 // encoded is an order as bytes; both parts are nil for an order never stored.
