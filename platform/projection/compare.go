@@ -331,13 +331,7 @@ func (c *comparison[S]) differ(d Difference) {
 
 // personal reports whether a field holds personal data, or is around some.
 func (c *comparison[S]) personal(table, field string) bool {
-	if c.p.contract == nil {
-		return false
-	}
-	full := table + "." + field
-	return slices.ContainsFunc(c.p.contract.PersonalData, func(d PersonalData) bool {
-		return full == d.Field || strings.HasPrefix(full, d.Field+".") || strings.HasPrefix(d.Field, full+".")
-	})
+	return c.p.contract.keepsPersonal(table, field)
 }
 
 // conclude turns what was found into reasons to refuse.

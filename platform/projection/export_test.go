@@ -120,3 +120,8 @@ func (p *Projection[S]) Braked() string { return p.brake.holds() }
 
 // HonourSkips gives up what this generation parked and an operator had skipped.
 func (p *Projection[S]) HonourSkips(ctx context.Context) error { return p.honourSkips(ctx) }
+
+// ReconcileSome compares the next n orders with their owners.
+func (p *Projection[S]) ReconcileSome(ctx context.Context, n int) error {
+	return p.reconcileSome(ctx, n)
+}

@@ -30,6 +30,7 @@ type gauges struct {
 	sources  func(context.Context) ([]*freshnessv1.SourceFreshness, error)
 	assigned func() int
 	paused   func() bool
+	differ   func() int64
 }
 
 func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics, error) {
@@ -79,6 +80,11 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	if err != nil {
 		return nil, fmt.Errorf("make a gauge: %w", err)
 	}
+	differences, err := meter.Int64ObservableGauge("tidemark.projection.differences", metric.WithUnit("{field}"),
+		metric.WithDescription("Fields that are not what the owners' journals make them, as far as orders are compared all the time."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
 	m.registration, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		o.ObserveInt64(assigned, int64(g.assigned()), metric.WithAttributes(m.generation))
 		counts, err := g.parked(ctx)
@@ -93,6 +99,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 			still = 1
 		}
 		o.ObserveInt64(paused, still, metric.WithAttributes(m.generation))
+		o.ObserveInt64(differences, g.differ(), metric.WithAttributes(m.generation))
 		sources, err := g.sources(ctx)
 		if err != nil {
 			return err
@@ -112,7 +119,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 			}
 		}
 		return nil
-	}, assigned, parked, staleness, completeness, blocked, paused)
+	}, assigned, parked, staleness, completeness, blocked, paused, differences)
 	if err != nil {
 		return nil, fmt.Errorf("register gauges: %w", err)
 	}

@@ -112,6 +112,8 @@ func (p *Projection[S]) perform(ctx context.Context, o *operation) error {
 		return p.drop(ctx, o)
 	case kindRefold:
 		return p.refoldMany(ctx, o)
+	case kindReconcile:
+		return p.reconcile(ctx, o)
 	}
 	return fault.New(fault.KindUnimplemented, fault.ReasonUnimplemented, "this program cannot carry out %s", o.kind)
 }

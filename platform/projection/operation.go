@@ -25,12 +25,13 @@ import (
 //	   └────────┴──cancel──▶ CANCELLING ──▶ CANCELLED
 
 const (
-	kindRebuild  = "REBUILD"
-	kindCompare  = "COMPARE"
-	kindSwap     = "SWAP"
-	kindRollback = "ROLLBACK"
-	kindDrop     = "DROP"
-	kindRefold   = "REFOLD"
+	kindRebuild   = "REBUILD"
+	kindCompare   = "COMPARE"
+	kindSwap      = "SWAP"
+	kindRollback  = "ROLLBACK"
+	kindDrop      = "DROP"
+	kindRefold    = "REFOLD"
+	kindReconcile = "RECONCILE"
 )
 
 const (
@@ -45,7 +46,7 @@ const (
 // lanes keep operations apart that must not run at once. One can go back while
 // something is being built.
 var lanes = map[string]string{
-	kindRebuild: "build", kindCompare: "switch", kindSwap: "switch", kindRollback: "switch", kindDrop: "switch", kindRefold: "refold",
+	kindRebuild: "build", kindCompare: "switch", kindSwap: "switch", kindRollback: "switch", kindDrop: "switch", kindRefold: "refold", kindReconcile: "reconcile",
 }
 
 const (

@@ -185,9 +185,13 @@ func (r *Report) proto() *readmodelv1.GateReport {
 		m.Violations = append(m.Violations, &readmodelv1.GateViolation{Check: v.Check, Subject: v.Subject, Description: v.Description})
 	}
 	for _, d := range r.Differences {
-		m.Differences = append(m.Differences, &readmodelv1.FieldDifference{
-			OrderId: d.Order, Table: d.Table, Key: d.Key, Field: d.Field, BaseValue: d.Base, Value: d.Value,
-		})
+		m.Differences = append(m.Differences, d.proto())
 	}
 	return m
+}
+
+func (d Difference) proto() *readmodelv1.FieldDifference {
+	return &readmodelv1.FieldDifference{
+		OrderId: d.Order, Table: d.Table, Key: d.Key, Field: d.Field, BaseValue: d.Base, Value: d.Value,
+	}
 }

@@ -60,6 +60,9 @@ type Config struct {
 	// MaxParked is how many aggregates may be parked before reading pauses, or a
 	// twentieth of all if that is more; 0 means 1,000.
 	MaxParked int
+	// ReconcileRate is how many orders a second are compared with their owners all
+	// the time; 0 means 2, less than 0 none.
+	ReconcileRate int
 	// Contract is the text of readmodel.yaml, to be served; empty serves none.
 	Contract string
 	// PageSecret is the secret of operators' page tokens, the same on every
@@ -110,6 +113,7 @@ type Projection[S any] struct {
 	paused      atomic.Pointer[errPaused]
 
 	retrying sync.Mutex // one operator's retry at a time
+	rounds   rounds     // comparison with the owners that goes on all the time
 
 	claiming sync.Mutex
 	claimed  struct {
@@ -207,7 +211,7 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 }
 
 func (p *Projection[S]) prepare() (err error) {
-	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.standNow, func() int { return len(p.consumer.Status().Assigned) }, func() bool { return p.paused.Load() != nil }}); err != nil {
+	if p.metrics, err = newMetrics(p.cfg.Telemetry, p.own.String(), gauges{p.parkedNow, p.standNow, func() int { return len(p.consumer.Status().Assigned) }, func() bool { return p.paused.Load() != nil }, p.rounds.differing}); err != nil {
 		return err
 	}
 	topics := []string{p.cfg.ControlTopic}
@@ -228,6 +232,7 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 	p.keep(ctx, group.Go)
 	group.Go(func() error { return p.watch(ctx) })
 	group.Go(func() error { return p.operate(ctx) })
+	group.Go(func() error { return p.reconcileAlways(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("projection %s: %w", p.own, err)
 	}

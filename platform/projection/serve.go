@@ -22,6 +22,7 @@ func (p *Projection[S]) Register(s grpc.ServiceRegistrar) {
 	readmodelv1.RegisterReadModelServiceServer(s, &readModelServer[S]{p: p})
 	p.registerGenerations(s)
 	readmodelv1.RegisterQuarantineServiceServer(s, &quarantineServer[S]{p: p})
+	readmodelv1.RegisterReconcileServiceServer(s, &reconcileServer[S]{p: p})
 }
 
 // readModelServer serves the contract.
@@ -104,5 +105,11 @@ func (p *Projection[S]) standing(ctx context.Context) (*readmodelv1.Standing, er
 		return nil, fmt.Errorf("describe %s: %w", p.own, err)
 	}
 	now.Sources = fresh.GetSources()
+	last, err := head.lastReconcile(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("describe %s: %w", p.own, err)
+	}
+	now.LastReconciliation = last.reconciliation()
+	now.ContinuousReconciliation, _ = head.rounds.proto()
 	return now, nil
 }

@@ -110,6 +110,8 @@ const (
 	OperationKind_OPERATION_KIND_DROP OperationKind = 5
 	// Rebuild orders from the journals.
 	OperationKind_OPERATION_KIND_REFOLD OperationKind = 6
+	// Compare what is stored with the owners' journals.
+	OperationKind_OPERATION_KIND_RECONCILE OperationKind = 7
 )
 
 // Enum value maps for OperationKind.
@@ -122,6 +124,7 @@ var (
 		4: "OPERATION_KIND_ROLLBACK",
 		5: "OPERATION_KIND_DROP",
 		6: "OPERATION_KIND_REFOLD",
+		7: "OPERATION_KIND_RECONCILE",
 	}
 	OperationKind_value = map[string]int32{
 		"OPERATION_KIND_UNSPECIFIED": 0,
@@ -131,6 +134,7 @@ var (
 		"OPERATION_KIND_ROLLBACK":    4,
 		"OPERATION_KIND_DROP":        5,
 		"OPERATION_KIND_REFOLD":      6,
+		"OPERATION_KIND_RECONCILE":   7,
 	}
 )
 
@@ -2477,7 +2481,7 @@ const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"\x16GENERATION_STATE_READY\x10\x02\x12\x1c\n" +
 	"\x18GENERATION_STATE_SERVING\x10\x03\x12\x1c\n" +
 	"\x18GENERATION_STATE_RETIRED\x10\x04\x12\x1d\n" +
-	"\x19GENERATION_STATE_DROPPING\x10\x05*\xd1\x01\n" +
+	"\x19GENERATION_STATE_DROPPING\x10\x05*\xef\x01\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16OPERATION_KIND_REBUILD\x10\x01\x12\x1a\n" +
@@ -2485,7 +2489,8 @@ const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"\x13OPERATION_KIND_SWAP\x10\x03\x12\x1b\n" +
 	"\x17OPERATION_KIND_ROLLBACK\x10\x04\x12\x17\n" +
 	"\x13OPERATION_KIND_DROP\x10\x05\x12\x19\n" +
-	"\x15OPERATION_KIND_REFOLD\x10\x06*\xe4\x01\n" +
+	"\x15OPERATION_KIND_REFOLD\x10\x06\x12\x1c\n" +
+	"\x18OPERATION_KIND_RECONCILE\x10\a*\xe4\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_STATE_RUNNING\x10\x01\x12\x1a\n" +

@@ -1,0 +1,418 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/fault"
+)
+
+// Reconciling compares a generation with its owners' journals, order by order in
+// the order of their ids, a page in memory. It changes nothing: what it finds, a
+// person looks at and refolds.
+
+const (
+	reconcilePage    = 100
+	reconcileWorkers = 4
+	maxDiffering     = 200 // differences that are named
+	maxLate          = 10_000
+	phaseReconciles  = "compares with the owners"
+	phaseSums        = "adds the states up"
+	phaseHeads       = "compares newest versions"
+)
+
+// reconcile is the operation. One that is taken over begins anew.
+func (p *Projection[S]) reconcile(ctx context.Context, o *operation) error {
+	if p.cfg.Journal == nil {
+		return errNoJournal
+	}
+	at := p.member(o.schema)
+	if at == nil {
+		return fault.New(fault.KindFailedPrecondition, fault.ReasonNotFound, "generation %s is not kept here any more", o.schema)
+	}
+	o.report = &Report{Generation: at.own.String(), Base: "the owners' journals"}
+	o.done, o.total = 0, 0
+	if o.request.Order != "" {
+		return p.during(ctx, o, phaseReconciles, func(ctx context.Context, progress func(done, total int64)) error {
+			page, err := at.storedSome(ctx, []string{o.request.Order})
+			if err != nil {
+				return err
+			}
+			if len(page) == 0 {
+				return fault.NotFound("order in the read model", o.request.Order)
+			}
+			progress(1, 1)
+			_, err = at.reconcilePage(ctx, page, o.report)
+			return err
+		})
+	}
+	wrong := map[string]encoded{}
+	for _, step := range []struct {
+		phase string
+		do    func(context.Context, func(done, total int64)) error
+	}{
+		{phaseReconciles, func(ctx context.Context, progress func(done, total int64)) error {
+			return at.reconcileOrders(ctx, wrong, o.report, progress)
+		}},
+		{phaseSums, func(ctx context.Context, _ func(done, total int64)) error {
+			return at.reconcileSums(ctx, wrong, o.report)
+		}},
+		{phaseHeads, func(ctx context.Context, _ func(done, total int64)) error { return at.reconcileHeads(ctx, o.report) }},
+	} {
+		if err := p.during(ctx, o, step.phase, step.do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// during does a part of an operation that takes long, under its lease.
+func (p *Projection[S]) during(ctx context.Context, o *operation, phase string, do func(context.Context, func(done, total int64)) error) error {
+	if err := p.at(ctx, o, phase); err != nil {
+		return err
+	}
+	beat := p.beat(ctx, o)
+	err := do(beat.ctx, beat.progress)
+	if lost := beat.end(); lost != nil {
+		return lost
+	}
+	return err
+}
+
+// reconcileOrders compares every order. It notes the states that are wrong, as
+// they should be.
+func (p *Projection[S]) reconcileOrders(ctx context.Context, wrong map[string]encoded, report *Report, progress func(done, total int64)) error {
+	var total int64
+	if err := p.pool.QueryRow(ctx, "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'state'::regclass").Scan(&total); err != nil {
+		return fmt.Errorf("estimate the orders: %w", err)
+	}
+	for behind := ""; ; {
+		page, to, last, err := p.storedPage(ctx, behind, reconcilePage)
+		if err != nil {
+			return err
+		}
+		bad, err := p.reconcilePage(ctx, page, report)
+		if err != nil {
+			return err
+		}
+		maps.Copy(wrong, bad)
+		progress(report.OrdersCompared, max(total, report.OrdersCompared))
+		if last {
+			return nil
+		}
+		behind = to
+	}
+}
+
+// reconcilePage compares some orders and adds what it finds to the report. It
+// returns the states that are wrong, as they should be.
+func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, report *Report) (map[string]encoded, error) {
+	results := make([]verdictOfOrder, len(page))
+	group, inside := errgroup.WithContext(ctx)
+	group.SetLimit(reconcileWorkers)
+	for i, o := range page {
+		group.Go(func() (err error) {
+			results[i], err = p.reconcileOrder(inside, o)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	wrong := map[string]encoded{}
+	for i, v := range results {
+		report.OrdersCompared++
+		report.RowsCompared += v.rows
+		report.differing(v.differences...)
+		if v.expected.state != nil && len(wrong) < maxDiffering {
+			wrong[page[i].id] = v.expected
+		}
+	}
+	return wrong, nil
+}
+
+func (r *Report) differing(found ...Difference) {
+	for _, d := range found {
+		if r.Differing++; len(r.Differences) < maxDiffering {
+			r.Differences = append(r.Differences, d)
+		}
+	}
+}
+
+// reconcileSums compares sums with the states of one snapshot. A state that is
+// wrong counts as it should be: sums are not blamed for it.
+func (p *Projection[S]) reconcileSums(ctx context.Context, wrong map[string]encoded, report *Report) error {
+	c := &comparison[S]{p: p, to: p, report: report}
+	found := len(report.Violations)
+	err := p.inSnapshot(ctx, func(tx pgx.Tx) error {
+		c.sums = newSumCheck(p.view.specs())
+		states, err := openCursor(ctx, tx, "reconciled", stateColumns, pgx.Identifier{p.own.schema, "state"}.Sanitize())
+		if err != nil {
+			return err
+		}
+		for {
+			id, ok, err := states.peek(ctx)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return c.checkSums(ctx, tx)
+			}
+			rows, err := states.take(ctx, id)
+			if err != nil {
+				return err
+			}
+			var pr pair[S]
+			pr.state(0, rows[0])
+			if should, ok := wrong[id]; ok && sameText(should.applied, pr.new.applied) {
+				pr.new.state = should.state
+			}
+			tables, err := c.derive(id, pr.new)
+			if err != nil {
+				return err
+			}
+			for i, spec := range p.view.specs() {
+				if spec.kind != kindSums {
+					continue
+				}
+				for _, r := range tables[i] {
+					c.sums.add(spec, pr.partition, r, 1)
+				}
+			}
+		}
+	})
+	report.Differing += int64(len(report.Violations) - found)
+	return err
+}
+
+// sameText compares versions of an order, whatever was refolded: epochs and ids
+// included, parked or not.
+func sameText(a, b []byte) bool {
+	x, errA := openApplied(a)
+	y, errB := openApplied(b)
+	return errA == nil && errB == nil && sameVersions(x.Aggregates, y.Aggregates)
+}
+
+// lateHead is an aggregate that is behind its owner.
+type lateHead struct {
+	token   event.Token
+	version int64
+	order   string
+}
+
+// reconcileHeads compares the owners' newest versions with those applied, and
+// waits for the reader. What stands still says so by itself.
+func (p *Projection[S]) reconcileHeads(ctx context.Context, report *Report) error {
+	var late []lateHead
+	for _, source := range p.view.Sources {
+		for partition := range p.cfg.Kafka.PartitionCount() {
+			for page, first := "", true; first || page != ""; first = false {
+				heads, next, err := p.cfg.Journal.Heads(ctx, source, partition, page)
+				if err != nil {
+					return err
+				}
+				some, err := p.behindHeads(ctx, heads)
+				if err != nil {
+					return err
+				}
+				if late = append(late, some...); len(late) > maxLate {
+					report.refuse(checkVersions, "source "+source, "more than %d aggregates are behind their owner: it is compared again when they are not", maxLate)
+					report.Differing++
+					return nil
+				}
+				page = next
+			}
+		}
+	}
+	for deadline := time.Now().Add(p.patience); len(late) > 0 && time.Now().Before(deadline); {
+		if err := rest(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+		var still []lateHead
+		for some := range slices.Chunk(late, comparePage) {
+			tokens := make([]event.Token, len(some))
+			for i, l := range some {
+				tokens[i] = l.token
+			}
+			behind, err := p.behindHeads(ctx, tokens)
+			if err != nil {
+				return err
+			}
+			still = append(still, behind...)
+		}
+		late = still
+	}
+	for _, l := range late {
+		if l.order == "" {
+			facts, err := p.cfg.Journal.Events(ctx, l.token.Aggregate, l.token.Version, l.token.Version)
+			if err != nil {
+				return err
+			}
+			if len(facts) > 0 {
+				l.order = facts[0].Key
+			}
+		}
+		report.differing(Difference{Order: l.order, Table: tableApplied, Key: l.token.Aggregate.String(), Base: fmt.Sprint(l.token.Version), Value: fmt.Sprint(l.version)})
+	}
+	return nil
+}
+
+// behindHeads returns those heads that are not applied here and do not stand
+// still.
+func (p *Projection[S]) behindHeads(ctx context.Context, heads []event.Token) (late []lateHead, err error) {
+	entries, err := p.entries(ctx, heads)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range heads {
+		switch e := entries[h.Aggregate]; {
+		case e.record == nil:
+			late = append(late, lateHead{h, 0, ""})
+		case e.record.Version < h.Version && e.record.Parked == "":
+			late = append(late, lateHead{h, e.record.Version, e.order})
+		}
+	}
+	return late, nil
+}
+
+// rounds is what the comparison that goes on all the time found.
+type rounds struct {
+	mu        sync.Mutex
+	startedAt time.Time
+	endedAt   time.Time // of the last whole round
+	orders    int64     // compared in this round
+	before    int64     // and in the last whole one
+	behind    string
+	differ    map[string]seenDifference // by order, table, key and field
+}
+
+type seenDifference struct {
+	Difference
+	at time.Time
+}
+
+func (d Difference) name() string {
+	return strings.Join([]string{d.Order, d.Table, d.Key, d.Field}, "\x00")
+}
+
+const (
+	roundTick = 5 * time.Second
+	// defaultReconcileRate is how many orders a second are compared all the time.
+	defaultReconcileRate = 2
+)
+
+// reconcileAlways compares a few orders a second for as long as the context lasts:
+// those of the partitions that this process reads, so that replicas share the work.
+func (p *Projection[S]) reconcileAlways(ctx context.Context) error {
+	rate := p.cfg.ReconcileRate
+	if rate == 0 {
+		rate = defaultReconcileRate
+	}
+	if rate < 0 || p.cfg.Journal == nil {
+		<-ctx.Done()
+		return nil
+	}
+	ticker := time.NewTicker(roundTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := p.reconcileSome(ctx, rate*int(roundTick/time.Second)); err != nil && ctx.Err() == nil {
+			p.cfg.Log.Warn("orders cannot be compared with their owners now", "view", p.view.Name, "error", err)
+		}
+	}
+}
+
+// reconcileSome compares the next n orders.
+func (p *Projection[S]) reconcileSome(ctx context.Context, n int) error {
+	from := p.reads.Load()
+	at := p.answering()
+	if !from.ready || at.own.schema != from.generation.schema {
+		return nil // nothing of ours answers
+	}
+	partitions := at.assigned()
+	if len(partitions) == 0 {
+		return nil
+	}
+	r := &p.rounds
+	r.mu.Lock()
+	behind := r.behind
+	if r.startedAt.IsZero() {
+		r.startedAt = time.Now()
+	}
+	r.mu.Unlock()
+	var ids []string
+	rows, err := at.pool.Query(ctx, "SELECT order_id FROM state WHERE order_id > $1 AND partition = ANY($2::integer[]) ORDER BY order_id LIMIT $3", behind, partitions, n)
+	if err == nil {
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return fmt.Errorf("list orders: %w", err)
+	}
+	page, err := at.storedSome(ctx, ids)
+	if err != nil {
+		return err
+	}
+	report := &Report{}
+	if _, err := at.reconcilePage(ctx, page, report); err != nil {
+		return err
+	}
+	for _, d := range r.note(ids, report.Differences, len(ids) < n) {
+		p.cfg.Log.ErrorContext(ctx, "a read model is not what its owners' journals make it", "generation", at.own.String(),
+			"order", d.Order, "table", d.Table, "key", d.Key, "field", d.Field)
+	}
+	return nil
+}
+
+// note enters what was compared and returns the differences that are new.
+func (r *rounds) note(ids []string, found []Difference, ended bool) (news []Difference) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	known := map[string]seenDifference{}
+	for name, d := range r.differ {
+		if !slices.Contains(ids, d.Order) {
+			known[name] = d
+		}
+	}
+	for _, d := range found {
+		seen, ok := r.differ[d.name()]
+		if !ok {
+			seen = seenDifference{d, now}
+			news = append(news, d)
+		}
+		if len(known) < maxDiffering {
+			known[d.name()] = seen
+		}
+	}
+	r.differ, r.orders = known, r.orders+int64(len(ids))
+	if ended {
+		r.endedAt, r.before, r.startedAt, r.orders, r.behind = now, r.orders, now, 0, ""
+	} else {
+		r.behind = ids[len(ids)-1]
+	}
+	return news
+}
+
+// assigned are the partition numbers that this process reads.
+func (p *Projection[S]) assigned() []int32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var numbers []int32
+	for number := range p.partitions {
+		numbers = append(numbers, number)
+	}
+	return numbers
+}

@@ -1,0 +1,378 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/schemas/control"
+)
+
+// What is stored of an order is compared with what its owners' journals make of
+// it at the versions that are applied here: state, rows and log entries. Versions
+// up to there never change in a journal, and what is stored is read in one
+// snapshot, so an order that moves meanwhile is compared as it was.
+
+// storedOrder is one order in one snapshot.
+type storedOrder struct {
+	id     string
+	bytes  *stateOf         // nil if there is no state
+	tables []map[string]row // per table and log of the view, by key; nil for sums
+}
+
+// Pseudo tables of differences.
+const (
+	tableState   = "state"
+	tableApplied = "applied"
+)
+
+const (
+	pageOfStates = `SELECT order_id, state, applied FROM state WHERE order_id > $1 ORDER BY order_id LIMIT $2`
+	someStates   = `SELECT order_id, state, applied FROM state WHERE order_id = ANY($1::text[])`
+	skipsOf      = `SELECT event_id FROM tidemark.skip WHERE name = $1 AND order_id = $2`
+	maxStrayRow  = 10_000 // rows of orders without a state, of one page
+)
+
+// storedPage reads the orders behind one, and the rows between: also those of
+// orders that have no state. It goes on behind to, unless it was the last one.
+func (p *Projection[S]) storedPage(ctx context.Context, behind string, n int) (page []*storedOrder, to string, last bool, err error) {
+	err = p.inSnapshot(ctx, func(tx pgx.Tx) error {
+		found, err := p.statesOf(ctx, tx, pageOfStates, behind, n)
+		if err != nil {
+			return err
+		}
+		if last = len(found) < n; !last {
+			if err := tx.QueryRow(ctx, "SELECT max(id) FROM unnest($1::text[]) AS u(id)", slices.Collect(maps.Keys(found))).Scan(&to); err != nil {
+				return err
+			}
+		}
+		page, err = p.rowsOf(ctx, tx, found, "order_id > $1 AND ($2 = '' OR order_id <= $2) LIMIT "+fmt.Sprint(maxStrayRow+n*100), behind, to)
+		return err
+	})
+	return page, to, last, err
+}
+
+// storedSome reads some orders; those of which nothing is stored are left out.
+func (p *Projection[S]) storedSome(ctx context.Context, ids []string) (page []*storedOrder, err error) {
+	err = p.inSnapshot(ctx, func(tx pgx.Tx) error {
+		found, err := p.statesOf(ctx, tx, someStates, ids)
+		if err != nil {
+			return err
+		}
+		page, err = p.rowsOf(ctx, tx, found, "order_id = ANY($1::text[])", ids)
+		return err
+	})
+	return page, err
+}
+
+func (p *Projection[S]) statesOf(ctx context.Context, tx pgx.Tx, sql string, args ...any) (map[string]*storedOrder, error) {
+	rows, err := tx.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read states: %w", err)
+	}
+	found := map[string]*storedOrder{}
+	var id string
+	var state, versions []byte
+	_, err = pgx.ForEachRow(rows, []any{&id, &state, &versions}, func() error {
+		o := p.storedAs(found, id)
+		o.bytes = &stateOf{slices.Clone(state), slices.Clone(versions)}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read states: %w", err)
+	}
+	return found, nil
+}
+
+func (p *Projection[S]) storedAs(found map[string]*storedOrder, id string) *storedOrder {
+	o := found[id]
+	if o == nil {
+		o = &storedOrder{id: id, tables: make([]map[string]row, len(p.view.specs()))}
+		for i, spec := range p.view.specs() {
+			if spec.kind != kindSums {
+				o.tables[i] = map[string]row{}
+			}
+		}
+		found[id] = o
+	}
+	return o
+}
+
+// rowsOf adds the rows that a condition picks, and the log entries of the orders.
+func (p *Projection[S]) rowsOf(ctx context.Context, tx pgx.Tx, found map[string]*storedOrder, where string, args ...any) ([]*storedOrder, error) {
+	var types, ids []string
+	for _, o := range found {
+		doc, err := openApplied(o.bytes.applied)
+		if err != nil {
+			return nil, err
+		}
+		for key := range doc.Aggregates {
+			a := aggregateOf(key)
+			types, ids = append(types, a.Type), append(ids, a.ID)
+		}
+	}
+	for i, spec := range p.view.specs() {
+		sql, with := "", args
+		switch spec.kind {
+		case kindSums:
+			continue
+		case kindRows:
+			sql = fmt.Sprintf("SELECT %s FROM %s WHERE %s", selects(spec.all), spec.name, where)
+		case kindLog:
+			sql = fmt.Sprintf(`SELECT %s FROM %s JOIN (SELECT DISTINCT of_type, of_id FROM unnest($1::text[], $2::text[]) AS u(of_type, of_id)) u
+				ON aggregate_type = u.of_type AND aggregate_id = u.of_id`, selects(spec.all), spec.name)
+			with = []any{types, ids}
+		}
+		rows, err := tx.Query(ctx, sql, with...)
+		if err != nil {
+			return nil, fmt.Errorf("read table %s: %w", spec.name, err)
+		}
+		all, err := pgx.CollectRows(rows, scanRow)
+		if err != nil {
+			return nil, fmt.Errorf("read table %s: %w", spec.name, err)
+		}
+		for _, r := range all {
+			id := r[0].(string)
+			if spec.kind == kindLog && found[id] == nil {
+				continue
+			}
+			p.storedAs(found, id).tables[i][p.rowKey(spec, r[1:])] = r[1:]
+		}
+	}
+	page := slices.Collect(maps.Values(found))
+	slices.SortFunc(page, func(a, b *storedOrder) int { return strings.Compare(a.id, b.id) })
+	return page, nil
+}
+
+// rowKey names a row. A log entry is the same in every epoch: a source that
+// sends its journal anew does not write it anew.
+func (p *Projection[S]) rowKey(spec *tableSpec, r row) string {
+	columns := spec.all
+	if spec.kind == kindLog {
+		columns = slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return c.name == "epoch" })
+		r = slices.Clone(r)
+		at := slices.IndexFunc(spec.all, func(c column) bool { return c.name == "epoch" })
+		r = slices.Delete(r, at, at+1)
+	}
+	return keyOf(columns, r)
+}
+
+// verdictOfOrder is what the comparison of one order found.
+type verdictOfOrder struct {
+	differences []Difference
+	rows        int64
+	expected    encoded // what the state should be, if it is not
+}
+
+// lookPauses are the rests between looks at an order that differs.
+var lookPauses = [...]time.Duration{100 * time.Millisecond, 400 * time.Millisecond, 1500 * time.Millisecond}
+
+// reconcileOrder compares an order, and one that differs again and again: what
+// is told was so each time.
+func (p *Projection[S]) reconcileOrder(ctx context.Context, o *storedOrder) (v verdictOfOrder, err error) {
+	v, err = p.judgeOrder(ctx, o)
+	for _, pause := range lookPauses {
+		if err != nil || len(v.differences) == 0 {
+			return v, err
+		}
+		if err := rest(ctx, pause); err != nil {
+			return v, err
+		}
+		again, err := p.storedSome(ctx, []string{o.id})
+		if err != nil {
+			return v, err
+		}
+		if len(again) == 0 {
+			return verdictOfOrder{}, nil
+		}
+		before := v.differences
+		if v, err = p.judgeOrder(ctx, again[0]); err != nil {
+			return v, err
+		}
+		v.differences = slices.DeleteFunc(v.differences, func(d Difference) bool {
+			return !slices.ContainsFunc(before, func(b Difference) bool { return b.Table == d.Table && b.Key == d.Key && b.Field == d.Field })
+		})
+	}
+	return v, nil
+}
+
+// judgeOrder compares an order once.
+func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdictOfOrder, err error) {
+	if o.bytes == nil {
+		return verdictOfOrder{differences: []Difference{{Order: o.id, Table: tableState, Base: "(row)"}}}, nil
+	}
+	stored, err := openOrder[S](o.id, encoded{o.bytes.state, o.bytes.applied})
+	if err != nil {
+		return verdictOfOrder{differences: []Difference{{Order: o.id, Table: tableState, Value: "cannot be decoded"}}}, nil
+	}
+	var facts []event.Fact
+	for _, key := range slices.Sorted(maps.Keys(stored.applied)) {
+		record := stored.applied[key]
+		some, err := p.historyTo(ctx, o.id, aggregateOf(key), record.Version)
+		if err != nil {
+			return v, err
+		}
+		if n := int64(len(some)); n < record.Version {
+			v.differences = append(v.differences, Difference{Order: o.id, Table: tableApplied, Key: key, Base: fmt.Sprint(n), Value: fmt.Sprint(record.Version)})
+		} else if n > 0 {
+			if same, known := record.holds(n, some[n-1].ID); known && !same {
+				v.differences = append(v.differences, Difference{Order: o.id, Table: tableApplied, Key: key, Field: "event", Base: some[n-1].ID, Value: "another event"})
+			}
+		}
+		facts = append(facts, some...)
+	}
+	if len(v.differences) > 0 {
+		return v, nil
+	}
+	v, err = p.compareOrder(o, stored, facts, nil)
+	if err != nil || len(v.differences) == 0 {
+		return v, err
+	}
+	// A fact that was given up folds nothing here, whatever today's code makes of it.
+	rows, err := p.pool.Query(ctx, skipsOf, p.view.Name, o.id)
+	if err != nil {
+		return v, fmt.Errorf("look for skipped facts: %w", err)
+	}
+	skipped, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(skipped) == 0 {
+		return v, err
+	}
+	return p.compareOrder(o, stored, facts, skipped)
+}
+
+// historyTo fetches an aggregate up to a version from its owner.
+func (p *Projection[S]) historyTo(ctx context.Context, order string, a event.Aggregate, to int64) (all []event.Fact, err error) {
+	for int64(len(all)) < to {
+		next := int64(len(all)) + 1
+		facts, err := p.cfg.Journal.Events(ctx, a, next, min(to, next+healPage-1))
+		if err != nil {
+			return nil, fmt.Errorf("fetch from the owner: %w", err)
+		}
+		for _, f := range facts {
+			if f.Key != order || f.Version != int64(len(all))+1 {
+				return all, nil
+			}
+			all = append(all, f)
+		}
+		if len(facts) == 0 {
+			break
+		}
+	}
+	return all, nil
+}
+
+// compareOrder folds the facts anew and compares what comes of it with what is
+// stored.
+func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []event.Fact, skipped []string) (v verdictOfOrder, err error) {
+	inputs := make([]input, len(facts))
+	for i, f := range facts {
+		if slices.Contains(skipped, f.ID) {
+			f.Body = &control.FactVoided{}
+		}
+		if inputs[i] = (input{fact: f}); f.Body == nil {
+			inputs[i].err = errUnreadable
+		}
+	}
+	fresh := newOrder[S](o.id)
+	out, err := p.engine.run(fresh, inputs)
+	if err != nil {
+		return v, err
+	}
+	if len(out.parked) > 0 {
+		first := out.parked[0]
+		return verdictOfOrder{differences: []Difference{{
+			Order: o.id, Table: tableApplied, Key: first.token.Aggregate.String(), Field: "version " + fmt.Sprint(first.token.Version),
+			Base: "cannot be applied: " + brief(first.reason), Value: "applied",
+		}}}, nil
+	}
+	should, err := fresh.encode()
+	if err != nil {
+		return v, err
+	}
+	if fresh, err = openOrder[S](o.id, should); err != nil { // as it reads when it was stored
+		return v, err
+	}
+	if err := p.compareState(o, stored, fresh, should, &v); err != nil {
+		return v, err
+	}
+	tables := p.engine.derive(fresh)
+	for i, spec := range p.view.specs() {
+		if spec.kind == kindSums {
+			continue
+		}
+		expected := map[string]row{}
+		if spec.kind == kindRows {
+			expected = tables[i]
+		} else if at := i - len(p.view.Tables); at < len(out.logs) {
+			for _, r := range out.logs[at] {
+				expected[p.rowKey(spec, r)] = r
+			}
+		}
+		v.rows += int64(len(expected))
+		p.compareRows(o.id, spec, o.tables[i], expected, &v)
+	}
+	return v, nil
+}
+
+func (p *Projection[S]) compareState(o *storedOrder, stored, fresh *order[S], should encoded, v *verdictOfOrder) error {
+	a, err := json.Marshal(&fresh.state)
+	if err != nil {
+		return fmt.Errorf("encode state: %w", err)
+	}
+	b, err := json.Marshal(&stored.state)
+	if err != nil {
+		return fmt.Errorf("encode state: %w", err)
+	}
+	if string(a) == string(b) {
+		return nil
+	}
+	v.expected = should
+	for _, f := range documentsApart("", string(a), string(b)) {
+		// Values of a state may be personal: the place is enough to look there.
+		v.differences = append(v.differences, Difference{Order: o.id, Table: tableState, Field: strings.TrimPrefix(f.name, "."), Base: "(as folded)", Value: "(otherwise)"})
+	}
+	return nil
+}
+
+func (p *Projection[S]) compareRows(id string, spec *tableSpec, stored, expected map[string]row, v *verdictOfOrder) {
+	differ := func(r row, fields []fieldApart) {
+		for _, f := range fields {
+			if spec.kind == kindLog && f.name == "epoch" {
+				continue
+			}
+			d := Difference{Order: id, Table: spec.name, Key: keyText(spec.all, r), Field: f.name, Base: f.base, Value: f.value}
+			if p.contract.keepsPersonal(d.Table, d.Field) {
+				d.Base, d.Value = masked, masked
+			}
+			v.differences = append(v.differences, d)
+		}
+	}
+	for key, want := range expected {
+		switch got, ok := stored[key]; {
+		case !ok:
+			differ(want, []fieldApart{{base: "(row)"}})
+		default:
+			differ(want, fieldsApart(spec.all, spec.all, want, got))
+		}
+	}
+	for key, got := range stored {
+		if _, ok := expected[key]; !ok {
+			differ(got, []fieldApart{{value: "(row)"}})
+		}
+	}
+}
+
+// keepsPersonal reports whether a field holds personal data, or is around some.
+func (c *Contract) keepsPersonal(table, field string) bool {
+	full := table + "." + field
+	return c != nil && slices.ContainsFunc(c.PersonalData, func(d PersonalData) bool {
+		return full == d.Field || strings.HasPrefix(full, d.Field+".") || strings.HasPrefix(d.Field, full+".")
+	})
+}
