@@ -68,7 +68,7 @@ func (c *Contract) Alerts() ([]byte, error) {
 			"tidemark view parked list --view "+c.Name+". A gap heals itself from the owner's journal; poison waits for a person. See docs/howto/operate-a-view.md."),
 		c.alert("ReadModelDiffers", "ticket", 0, c.worst("tidemark_projection_differences", "", ""),
 			"{{ $value }} fields of {{ $labels.tidemark_generation }} are not what the owners' journals make them",
-			"tidemark reconcile --view "+c.Name+" names them; tidemark view refold mends an order. See docs/howto/operate-a-view.md."),
+			"tidemark reconcile --view "+c.Name+" names them. See docs/howto/operate-a-view.md."),
 		c.alert("ReadingPaused", "page", 0, c.worst("tidemark_projection_paused", "", ""),
 			"{{ $labels.tidemark_generation }} stands still: too many aggregates are parked",
 			"tidemark_projection_parked says why by verdict. It goes on by itself when there are fewer. See docs/howto/operate-a-view.md."),
