@@ -69,6 +69,9 @@ type Config struct {
 	// Hurry reports whether somebody waits for what is read. Small batches then
 	// follow each other without a rest. Nil: nobody ever does.
 	Hurry func() bool
+	// Reassigned is called after the partition numbers that this process owns
+	// have changed. It must not block. May be nil.
+	Reassigned func()
 	// Telemetry takes spans and counts of batches; required.
 	Telemetry *telemetry.Telemetry
 	// Log takes one line per failure that is retried.
@@ -114,8 +117,13 @@ func (c *Consumer) Status() Status {
 
 func (c *Consumer) note(change func(*Status)) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	before := c.status.Assigned
 	change(&c.status)
+	moved := !slices.Equal(before, c.status.Assigned)
+	c.mu.Unlock()
+	if moved && c.cfg.Reassigned != nil {
+		c.cfg.Reassigned()
+	}
 }
 
 const (

@@ -113,11 +113,15 @@ type process struct {
 	stop func()
 }
 
-func start(t *testing.T, cfg kafka.Config, h consumer.Handler) *process {
+func start(t *testing.T, cfg kafka.Config, h consumer.Handler, tweaks ...func(*consumer.Config)) *process {
 	t.Helper()
-	c, err := consumer.New(consumer.Config{
+	config := consumer.Config{
 		Kafka: cfg, Group: "g", Topics: kafka.Topics(), Telemetry: telemetry.Off(), Log: slog.New(slog.DiscardHandler), MaxBatch: 7,
-	}, h)
+	}
+	for _, tweak := range tweaks {
+		tweak(&config)
+	}
+	c, err := consumer.New(config, h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +286,23 @@ func TestScalingHandlesEveryRecordOnce(t *testing.T) {
 		}
 		return total == 8
 	})
+}
+
+// Whoever leans on what this process owns is told when that changes: by the
+// first assignment, and by one that another member brings about.
+func TestReassigned(t *testing.T) {
+	cfg := kafka.Config{Brokers: testkit.Broker(t).Addr()}
+	s := newStore()
+	told := make(chan struct{}, 100)
+	first := start(t, cfg, s.member(), func(c *consumer.Config) { c.Reassigned = func() { told <- struct{}{} } })
+	<-told
+	await(t, first, "owns everything", func(st consumer.Status) bool { return len(st.Assigned) == 8 })
+	for len(told) > 0 {
+		<-told
+	}
+	start(t, cfg, s.member())
+	<-told
+	await(t, first, "owns a part", func(st consumer.Status) bool { return len(st.Assigned) == 4 })
 }
 
 func TestAPositionOutsideTheLogIsAnError(t *testing.T) {

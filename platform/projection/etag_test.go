@@ -52,6 +52,8 @@ func TestETag(t *testing.T) {
 		{name: "nothing known", one: prepare(), two: prepare(first)},
 		{name: "parked behind a gap", one: prepare(first), two: prepare(first, fact("o", "order/o", 3, nil))},
 		{name: "a gap and poison", one: prepare(first, fact("o", "order/o", 3, nil)), two: prepare(first, fact("o", "order/o", 2, &note{Text: "burst"}))},
+		{name: "one more is quarantined", one: prepare(fact("o", "payment/a", 1, nil), fact("o", "payment/a", 3, nil), fact("o", "payment/b", 1, &note{Text: "burst"})),
+			two: prepare(fact("o", "payment/a", 1, nil), fact("o", "payment/a", 2, &note{Text: "burst"}), fact("o", "payment/b", 1, &note{Text: "burst"}))},
 		{name: "as_of moves", one: prepare(first), two: func(s *subject) string {
 			l := newTopics()
 			s.handle(append(l.facts(first), l.totals(beat("payment", 1, 0)))...)

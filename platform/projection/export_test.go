@@ -38,6 +38,12 @@ func (p *Projection[S]) Point(ctx context.Context) error {
 // waiting read looks again only when a commit wakes it.
 func (p *Projection[S]) Alone() { p.foreign = func() bool { return false } }
 
+// ForeignIs says whether another process applies what is read here.
+func (p *Projection[S]) ForeignIs(f func() bool) { p.foreign = f }
+
+// Reassigned is what the consumer says after a rebalance.
+func (p *Projection[S]) Reassigned() { p.waiters.wakeAll() }
+
 // Hurried reports whether a read waits.
 func (p *Projection[S]) Hurried() bool { return p.waiters.hurried() }
 

@@ -318,6 +318,7 @@ func (p *Projection[S]) answerFrom(next *reading) {
 		return
 	}
 	p.reads.Store(next)
+	p.waiters.wakeAll()
 	if old == nil {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -155,4 +156,41 @@ func TestReplicasShareThePartitions(t *testing.T) {
 		}
 	}
 	same(t, memory(t, facts...), replicas[0].viewRows())
+}
+
+// A replica of a new version owns every partition of the generation that it
+// builds. What it answers from meanwhile, somebody else brings on.
+func TestAReadOfTheOldGenerationWaitsForWhoKeepsIt(t *testing.T) {
+	b := newBroker(t)
+	b.publish(orders(8)...)
+	old := open(t, testkit.PostgresURL(t), b.reach)
+	stop := old.start()
+	first, second := orders(8)[7], fact("o7", "order/o7", 2, nil)
+	for {
+		if _, err := old.read(demand(ample, first), "o7"); err == nil {
+			break
+		}
+	}
+	stop()
+	next := open(t, old.url, b.reach, func(c *projection.Config, v *projection.View[tally]) {
+		v.Version, c.Generations.Swap = 2, projection.SwitchManual
+	})
+	next.start()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for len(next.Status().Assigned) < kafka.DefaultPartitions {
+		<-ticker.C
+	}
+	looked, done := next.looking(demand(ample, second), "o7")
+	<-looked
+	b.publish(second)
+	<-looked // its own generation has it, and woke everybody
+	began := time.Now()
+	open(t, old.url, b.reach).start()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if waited := time.Since(began); waited > ample/2 {
+		t.Errorf("it waited %v: its budget woke it", waited)
+	}
 }

@@ -219,7 +219,7 @@ func (p *Projection[S]) prepare() (err error) {
 		topics = append(topics, p.topics[source])
 	}
 	p.consumer, err = consumer.New(consumer.Config{
-		Kafka: p.cfg.Kafka, Group: "tidemark." + p.own.schema, InstanceID: p.cfg.InstanceID, Topics: topics, Hurry: p.waiters.hurried,
+		Kafka: p.cfg.Kafka, Group: "tidemark." + p.own.schema, InstanceID: p.cfg.InstanceID, Topics: topics, Hurry: p.waiters.hurried, Reassigned: p.waiters.wakeAll,
 		Telemetry: p.cfg.Telemetry, Log: p.cfg.Log,
 	}, p)
 	return err

@@ -2,6 +2,7 @@ package projection_test
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -271,6 +272,34 @@ func TestAWaitingReadIsWokenByTheCommit(t *testing.T) {
 	}
 	if s.Hurried() {
 		t.Error("it hurries though nobody waits any more")
+	}
+}
+
+// A rebalance may take the partition that a read waits for to another replica,
+// whose commits signal nobody here.
+func TestAWaitingReadFollowsItsPartitionToAnotherReplica(t *testing.T) {
+	s := fresh(t)
+	var elsewhere atomic.Bool
+	waits := make(chan struct{}, 1000)
+	s.ForeignIs(func() bool {
+		is := elsewhere.Load()
+		waits <- struct{}{}
+		return is
+	})
+	f := fact("o", "payment/a", 1, &note{Add: 1})
+	_, done := s.looking(demand(ample, f), "o")
+	<-waits // it looked, and is to wait for this process alone
+	elsewhere.Store(true)
+	s.Reassigned()
+	began := time.Now()
+	other := open(t, s.url)
+	other.claim()
+	other.handle(newTopics().facts(f)...)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if waited := time.Since(began); waited > ample/2 {
+		t.Errorf("it waited %v: its budget woke it", waited)
 	}
 }
 

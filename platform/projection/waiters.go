@@ -105,6 +105,21 @@ func (w *waiters) tell(changes []Change, marked ...int32) {
 	}
 }
 
+// wakeAll signals everybody: who applies what they wait for has changed, and
+// with it how they are to wait.
+func (w *waiters) wakeAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, waiting := range w.byKey {
+		for s := range waiting {
+			select {
+			case s.c <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
 // Subscribe returns a subscription to one order, or to every commit if order
 // is empty. Subscribe before the first read, then read, then Wait.
 func (p *Projection[S]) Subscribe(order string) *Subscription {
@@ -117,10 +132,15 @@ func (p *Projection[S]) Subscribe(order string) *Subscription {
 	return s
 }
 
-// shared reports whether another process may be the one that applies: its
-// commits signal nobody here.
+// shared reports whether another process may be the one that applies what is
+// read here: its commits signal nobody in this one.
 func (p *Projection[S]) shared() bool {
-	return len(p.Status().Assigned) < int(p.cfg.Kafka.PartitionCount())
+	from := p.reads.Load()
+	if from == nil || p.family == nil {
+		return true
+	}
+	m := p.member(from.generation.schema)
+	return m == nil || len(m.consumer.Status().Assigned) < int(p.cfg.Kafka.PartitionCount())
 }
 
 // recheck is how often a waiting read looks again when another process may

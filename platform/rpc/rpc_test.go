@@ -290,6 +290,13 @@ func TestStopIsBoundedAndSaysNotServing(t *testing.T) {
 	start := time.Now()
 	r.stop()
 	expectHealth(t, health, healthpb.HealthCheckResponse_NOT_SERVING)
+	ready, err := http.Get("http://" + r.HTTPAddr() + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = ready.Body.Close(); ready.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("readyz = %d while it stops", ready.StatusCode)
+	}
 	if err := <-r.done; err != nil {
 		t.Errorf("Serve() = %v", err)
 	}

@@ -61,8 +61,9 @@ type Server struct {
 	health *health.Server
 	mux    *http.ServeMux
 
-	mu     sync.Mutex
-	checks map[string]Check
+	mu       sync.Mutex
+	checks   map[string]Check
+	stopping bool
 
 	lis, httpLis net.Listener
 }
@@ -173,6 +174,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	case err := <-failed:
 		cause = fmt.Errorf("serve: %w", err)
 	}
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
 	s.health.Shutdown()
 	done := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(done) }()
@@ -187,6 +191,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	return errors.Join(cause, web.Close())
 }
 
+var errStopping = errors.New("it is stopping")
+
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
@@ -194,6 +200,9 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	checks := make(map[string]Check, len(s.checks))
 	for name, check := range s.checks {
 		checks[name] = check
+	}
+	if s.stopping {
+		checks["server"] = func(context.Context) error { return errStopping }
 	}
 	s.mu.Unlock()
 	for name, check := range checks {

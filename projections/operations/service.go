@@ -23,12 +23,13 @@ var contract string
 
 // Config is all that operations can be told.
 type Config struct {
-	Postgres  postgres.Config   `embed:"" prefix:"postgres-"`
-	Kafka     kafka.Config      `embed:"" prefix:"kafka-"`
-	RPC       rpc.Config        `embed:"" set:"rpc_addr=127.0.0.1:7202" set:"http_addr=127.0.0.1:8202"`
-	Telemetry telemetry.Config  `embed:""`
-	Owners    projection.Owners `embed:"" prefix:"owner-"`
-	ClockSkew time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
+	Postgres   postgres.Config   `embed:"" prefix:"postgres-"`
+	Kafka      kafka.Config      `embed:"" prefix:"kafka-"`
+	RPC        rpc.Config        `embed:"" set:"rpc_addr=127.0.0.1:7202" set:"http_addr=127.0.0.1:8202"`
+	Telemetry  telemetry.Config  `embed:""`
+	Owners     projection.Owners `embed:"" prefix:"owner-"`
+	ClockSkew  time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
+	InstanceID string            `help:"Name of this replica that its restart keeps, such as a stateful set gives: a quick restart then moves no partitions. Empty: every restart shares them out anew." name:"instance-id"`
 	// Now is the clock that decides what is late; nil is the real one.
 	Now func() time.Time `kong:"-"`
 	// Generations says how builds of the view follow each other.
@@ -71,7 +72,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		copied, err := projection.Open(ctx, projection.Config{
-			Postgres: cfg.Postgres, Kafka: cfg.Kafka, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
+			Postgres: cfg.Postgres, Kafka: cfg.Kafka, InstanceID: cfg.InstanceID, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
 			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
 		}, View())
 		if err != nil {
