@@ -76,6 +76,22 @@ func printProjection(a *app, r *bench.ProjectionResult) error {
 		row("kernel / bare loop, median of %d pairs, %s\t%.2f\t>= 0.40", len(v.Pairs), v.View, v.Ratio)
 		row("CPU of this process per million facts, kernel and bare loop, %s\t%.1f s, %.1f s\t", v.View, v.KernelCPU, v.BareCPU)
 	}
+	if q := r.Query; q != nil {
+		row("copied through Kafka by both read models at once, %d facts\t%.0f facts/s each\t", q.Stored, q.Copied)
+		row("order status, one after another\tp50 %.2f, p99 %.2f ms, CPU %.0f us\t", q.Single.P50, q.Single.P99, q.CPU)
+		row("bare handler, one after another\tp50 %.2f, p99 %.2f ms, CPU %.0f us\t", q.Bare.P50, q.Bare.P99, q.BareCPU)
+		row("order status / bare handler\tp50 %.2f, CPU %.2f\t<= 1.50, <= 1.50", q.P50Ratio, q.CPURatio)
+		single := max(5, 1.5*q.OpenBare.P99)
+		row("bare handler at %.0f/s\tp50 %.2f, p99 %.2f ms\t", q.Rate, q.OpenBare.P50, q.OpenBare.P99)
+		row("order status at %.0f/s\tp50 %.2f, p99 %.2f ms\tp99 <= %.1f ms", q.Rate, q.OpenSingle.P50, q.OpenSingle.P99, single)
+		row("timeline page of 50 at %.0f/s\tp50 %.2f, p99 %.2f ms\tp99 <= %.1f ms", q.Rate, q.OpenTimeline.P50, q.OpenTimeline.P99, 2*single)
+		row("work list page at %.0f/s\tp50 %.2f, p99 %.2f ms\tp99 <= %.1f ms", q.Rate, q.OpenWork.P50, q.OpenWork.P99, 4*single)
+	}
+	if f := r.Freshness; f != nil {
+		row("answered to visible, %d orders at %.0f/s\tp50 %.2f, p99 %.2f ms\t", f.Orders, f.Rate, f.Visible.P50, f.Visible.P99)
+		row("floors: fsync, produce and fetch, fsync, query\tp50 %.2f, p99 %.2f ms\t", f.FloorP50, f.FloorP99)
+		row("visible / floors\tp50 %.1f, p99 %.1f\t<= 3, <= 5", f.RatioP50, f.RatioP99)
+	}
 	if err := table.Flush(); err != nil {
 		return err
 	}

@@ -49,6 +49,8 @@ type Freshness struct {
 	// due to arrive to the answer of the query that carries the command's token.
 	Place   Quantiles `json:"place_ms"`
 	Visible Quantiles `json:"place_to_visible_ms"`
+	// Answered reaches from the command's answer to that of the query.
+	Answered Quantiles `json:"answered_to_visible_ms"`
 	// Confirmed and Completed are how many of all orders the fulfilment process had
 	// brought that far when the last order was visible.
 	Confirmed int64 `json:"orders_confirmed"`
@@ -126,6 +128,11 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	result.Rate, result.Orders = o.Rate, o.Orders
 	result.Reached = float64(o.Orders) / last.Sub(first).Seconds()
 	result.Place, result.Visible = quantiles(place[o.Warmup:]), quantiles(visible[o.Warmup:])
+	answered := make([]time.Duration, 0, o.Orders)
+	for i := o.Warmup; i < total; i++ {
+		answered = append(answered, visible[i]-place[i])
+	}
+	result.Answered = quantiles(answered)
 	result.Carrier = o.Carrier
 	result.Completed = inState(ctx, to, orderv1.OrderState_ORDER_STATE_COMPLETED)
 	result.Confirmed = result.Completed + inState(ctx, to, orderv1.OrderState_ORDER_STATE_CONFIRMED)

@@ -24,7 +24,7 @@ var copyDawn = time.Date(2026, 3, 1, 6, 0, 0, 0, time.UTC)
 // journey is all that happens to one order that goes well: eleven facts of
 // three aggregates, as the services state them.
 func journey(n int) []event.Fact {
-	order, customer := fmt.Sprintf("order-%08d", n), fmt.Sprintf("customer-%05d", n%copyCustomers)
+	order, customer := journeyOrder(n), fmt.Sprintf("customer-%05d", n%copyCustomers)
 	payment, parcel := order+"-payment", order+"-parcel"
 	eur := func(cents int64) facts.Money { return facts.Money{Amount: cents, Currency: "EUR"} }
 	text := func(s string) *string { return &s }
@@ -66,6 +66,8 @@ func journey(n int) []event.Fact {
 	add("order", order, &facts.OrderCompleted{OrderID: order, CustomerID: customer, Actor: "fulfilment"})
 	return all
 }
+
+func journeyOrder(n int) string { return fmt.Sprintf("order-%08d", n) }
 
 // journeyFacts is how many facts a journey has.
 const journeyFacts = 11
