@@ -94,7 +94,7 @@ func scanPosition(row pgx.Row, term *int64, places *map[string]place) error {
 }
 
 // Handle folds the facts among the records and moves the position, in one
-// transaction of two round trips.
+// transaction of two round trips. What was lost before them is fetched first.
 func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consumer.Record) error {
 	for _, r := range records {
 		if err := f.codec.LearnRecord(ctx, r.Headers); err != nil {
@@ -109,37 +109,39 @@ func (f *Feed[S]) Handle(ctx context.Context, partition int32, records []consume
 	var current int64
 	places := map[string]place{}
 	var bad []unread
-	return f.manager.transact(ctx, transaction[S]{
-		ids: inbox.ids(),
-		before: func(b *pgx.Batch) {
-			clear(places)
-			b.Queue(lockPosition, name, partition).QueryRow(func(row pgx.Row) error { return scanPosition(row, &current, &places) })
-		},
-		act: func(w *work[S]) error {
-			if current != term {
-				return consumer.ErrFenced
-			}
-			var facts []event.Fact
-			facts, bad = inbox.behind(places)
-			for _, r := range records {
-				at := places[r.Topic]
-				at.Next = max(at.Next, r.Offset+1)
-				places[r.Topic] = at
-			}
-			if err := w.fold(facts); err != nil {
-				return err
-			}
-			w.doubtAbout(bad)
-			return nil
-		},
-		last: func(b *pgx.Batch) {
-			f.manager.setAside(b, bad)
-			text, err := json.Marshal(places)
-			if err != nil {
-				panic(err) // strings and numbers only
-			}
-			b.Queue(movePosition, name, partition, string(text))
-		},
+	return f.manager.complete(ctx, func(found missed) error {
+		return f.manager.transact(ctx, transaction[S]{
+			ids: inbox.ids(),
+			before: func(b *pgx.Batch) {
+				clear(places)
+				b.Queue(lockPosition, name, partition).QueryRow(func(row pgx.Row) error { return scanPosition(row, &current, &places) })
+			},
+			act: func(w *work[S]) error {
+				if current != term {
+					return consumer.ErrFenced
+				}
+				var facts []event.Fact
+				facts, bad = inbox.behind(places)
+				for _, r := range records {
+					at := places[r.Topic]
+					at.Next = max(at.Next, r.Offset+1)
+					places[r.Topic] = at
+				}
+				if err := w.fold(found.fill(facts), found); err != nil {
+					return err
+				}
+				w.doubtAbout(bad)
+				return nil
+			},
+			last: func(b *pgx.Batch) {
+				f.manager.setAside(b, bad)
+				text, err := json.Marshal(places)
+				if err != nil {
+					panic(err) // strings and numbers only
+				}
+				b.Queue(movePosition, name, partition, string(text))
+			},
+		})
 	})
 }
 

@@ -67,9 +67,12 @@ func (d Definition[S]) fold(in *instance[S], f event.Fact) bool {
 			in.doubt(fmt.Sprintf("the source of %s went back to an earlier state: compare with its owner", key))
 		}
 	}
-	if _, void := f.Body.(*control.FactVoided); void {
+	switch f.Body.(type) {
+	case nil:
+		in.doubt(fmt.Sprintf("version %d of %s cannot be read: compare with its owner", f.Version, key))
+	case *control.FactVoided:
 		in.doubt(fmt.Sprintf("version %d of %s was released unsent: compare with its owner", f.Version, key))
-	} else {
+	default:
 		d.On(&in.state, f)
 	}
 	if in.book.Seen == nil {

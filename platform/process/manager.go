@@ -52,6 +52,10 @@ type Participants struct {
 	// target refuses it from now on. method is the request's type without
 	// "Request". An error means that it is as unknown as before.
 	Resolve func(ctx context.Context, target, requestID, method string, cause Cause) (effective bool, err error)
+	// Events returns versions of an aggregate, both inclusive, oldest first, from
+	// its owner's journal; perhaps fewer. One that cannot be decoded has no body.
+	// Nil: nobody can be asked, and a missing fact is a doubt at once.
+	Events func(ctx context.Context, a event.Aggregate, from, to int64) ([]event.Fact, error)
 }
 
 // Manager runs the instances of one process in one database.
@@ -117,7 +121,9 @@ func (m *Manager[S]) inBatches(ctx context.Context, fn func(batchTx) error) erro
 // Fold takes facts into their instances in a transaction of its own. Facts of
 // one aggregate must be in order.
 func (m *Manager[S]) Fold(ctx context.Context, facts []event.Fact) error {
-	return m.transact(ctx, transaction[S]{ids: keys(facts), act: func(w *work[S]) error { return w.fold(facts) }})
+	return m.complete(ctx, func(found missed) error {
+		return m.transact(ctx, transaction[S]{ids: keys(facts), act: func(w *work[S]) error { return w.fold(found.fill(facts), found) }})
+	})
 }
 
 func keys(facts []event.Fact) []string {

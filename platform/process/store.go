@@ -77,8 +77,9 @@ func (m *Manager[S]) lock(b *pgx.Batch, ids []string) *work[S] {
 }
 
 // fold takes facts into their instances. The instance of a fact is its key.
-// Facts of one aggregate must be in order; one seen before changes nothing.
-func (w *work[S]) fold(facts []event.Fact) error {
+// Facts of one aggregate must be in order; one seen before changes nothing. One
+// that shows a gap which was not looked into is an [errGap].
+func (w *work[S]) fold(facts []event.Fact, found missed) error {
 	byID := map[string][]*event.Fact{}
 	var ids []string
 	for i := range facts {
@@ -96,6 +97,12 @@ func (w *work[S]) fold(facts []event.Fact) error {
 		}
 		var last *event.Fact
 		for _, f := range byID[id] {
+			if from := in.gapBefore(*f); from > 0 {
+				if _, looked := found[version{f.Aggregate, f.Version}]; !looked {
+					return &errGap{*f, from}
+				}
+				in.doubt(fmt.Sprintf("versions %d to %d of %s are in no journal: compare with its owner", from, f.Version-1, f.Aggregate))
+			}
 			if def.fold(in, *f) {
 				last = f
 			}

@@ -18,7 +18,6 @@ import (
 const (
 	proveTick     = time.Second
 	proveMaxPause = time.Minute
-	headPage      = 500
 )
 
 // job is a task of one partition of a source.

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/journal"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/owner"
@@ -56,7 +57,7 @@ func startFulfilment(g *lifecycle.Group, cfg Config, self string, o *owner.Parts
 	to.payment = paymentv1.NewPaymentServiceClient(conns["payment"])
 	to.shipment = shipmentv1.NewShipmentServiceClient(conns["shipment"])
 	manager, err := process.NewManager(o.Pool, process.Participants{
-		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve,
+		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve, Events: journal.NewReader(o.Codec, journals).Events,
 	}, o.Log, fulfilmentVersions()...)
 	if err != nil {
 		return err
