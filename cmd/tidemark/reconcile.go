@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -117,7 +118,7 @@ func (c *reconcileCmd) show(a *app, view string, o *readmodelv1.Operation) (diff
 		rows = append(rows, differenceRow(d))
 	}
 	for _, v := range r.GetViolations() {
-		rows = append(rows, []string{"", clean(v.GetSubject()), "", "", clean(v.GetDescription()), ""})
+		rows = append(rows, []string{"", strings.TrimPrefix(clean(v.GetSubject()), "table "), "", "", clean(v.GetDescription()), ""})
 	}
 	if err := table(a.out, rows...); err != nil {
 		return true, err

@@ -435,3 +435,35 @@ func TestOneRetryAtATime(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAHundredThousandParkedMakeNoStorm looks at a quarantine that full, and
+// retries a page of it: the owner is asked once for each of the page, and what
+// waits is listed without reading all of it.
+func TestAHundredThousandParkedMakeNoStorm(t *testing.T) {
+	const n = 100_000
+	w := newWard(t)
+	w.handle(w.from.send(broken("o")...)...)
+	w.exec(fmt.Sprintf(`INSERT INTO quarantine SELECT 'order', 'p' || i, 'p' || i, 0, 'poison', 'made up', now() - interval '1 hour', 0, now() FROM generate_series(1, %d) i;
+		INSERT INTO parked SELECT 'r' || i, 0, 't', 't', i, 'p' || i, 'order', 'p' || i, 'e', 1, 'id' || i, 'poison', 'made up', 1 FROM generate_series(1, %d) i;
+		ANALYZE quarantine; ANALYZE parked`, n, n))
+	r, err := w.ListParked(t.Context(), &readmodelv1.ListParkedRequest{PageSize: 10})
+	if err != nil || len(r.GetAggregates()) != 10 || r.GetClasses()[0].GetAggregates() != n+1 {
+		t.Fatalf("list %v, %v", r, err)
+	}
+	calls := w.from.journal.calls
+	got := w.retry(&readmodelv1.RetryParkedRequest{
+		PageSize: 40, What: &readmodelv1.RetryParkedRequest_Filter{Filter: &readmodelv1.ParkedFilter{Verdict: "poison", Reason: "made up"}},
+	})
+	if len(got.GetResults()) != 40 || got.GetNextPageToken() == "" || w.from.journal.calls-calls > 40 {
+		t.Errorf("%d tried with %d questions", len(got.GetResults()), w.from.journal.calls-calls)
+	}
+	for range 3 { // and nobody retries poison by itself
+		w.heal()
+		if err := w.HonourSkips(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.from.journal.calls-calls > 40 {
+		t.Errorf("poison was tried again without being asked: %d questions", w.from.journal.calls-calls)
+	}
+}
