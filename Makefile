@@ -43,7 +43,7 @@ test: ## All tests: unit, property, and integration on the embedded broker and o
 	go run tools/testtable/*.go $(ARGS)
 
 .PHONY: test-faults
-test-faults: ## Kills, freezes, lost acknowledgements, cut connections, held transactions: nothing is lost. ARGS="-bites 5 -seed 7".
+test-faults: ## Kills, freezes, lost acknowledgements, cut connections, held transactions, foreign records: nothing is lost. ARGS="-bites 5 -seed 7".
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
 	go test ./tests/integration/faults -count=1 -v -timeout 30m $(if $(ARGS),$(ARGS),-bites 3)
 

@@ -47,6 +47,7 @@ type world struct {
 	forgotten map[identity]bool // facts that the broker was made to forget
 	missing   []identity        // facts that are not in the topics
 	restored  string            // source whose topic holds facts that a restore undid
+	foreign   map[place]bool    // records that no service wrote
 }
 
 func TestNothingIsLostUnderFaults(t *testing.T) {
@@ -87,7 +88,7 @@ func open(t *testing.T) *world {
 	})
 	base := processes.FreeBase(t)
 	behind := processes.FreeBase(t)
-	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}}
+	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}
 	w.database = listen(t, address(base+432), address(behind+432))
 	w.startBroker(t.Context())
 	t.Cleanup(func() { w.broker.Close() })
@@ -96,6 +97,7 @@ func open(t *testing.T) *world {
 		Parts: []string{"postgres", "registry", "payment", "shipment", "order", "timeline", "operations"},
 	})
 	w.arm(t.Context())
+	w.armViews(t.Context())
 	return w
 }
 
@@ -157,7 +159,7 @@ func (w *world) strikeAll(ctx context.Context) map[string]int {
 			if err != nil {
 				w.t.Fatalf("%s: %v", f.name, err)
 			}
-			w.t.Logf("%-28s %5.1f s  %s", f.name, time.Since(started).Seconds(), bit)
+			w.t.Logf("%-32s %5.1f s  %s", f.name, time.Since(started).Seconds(), bit)
 			if bit.n > 0 {
 				tally[f.name]++
 			}

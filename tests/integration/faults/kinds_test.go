@@ -27,7 +27,7 @@ type fault struct {
 
 // kinds are all kinds of faults.
 func kinds() []fault {
-	return []fault{
+	return append([]fault{
 		{"kill a service", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, w.service(), syscall.SIGKILL) }},
 		{"kill a read model", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, w.view(), syscall.SIGKILL) }},
 		{"stop a service", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, w.service(), syscall.SIGTERM) }},
@@ -42,7 +42,7 @@ func kinds() []fault {
 		{"cut database connections", cutConnections},
 		{"hold transactions", holdTransactions},
 		{"roll writers back", rollBack},
-	}
+	}, readSide()...)
 }
 
 func (w *world) service() string { return []string{"order", "payment", "shipment"}[w.choice.IntN(3)] }
