@@ -96,7 +96,6 @@ type world struct {
 	replicas []*replica
 	orders   orderv1.OrderServiceClient
 	timeline timelinev1.TimelineServiceClient // behind the balancer
-	each     []timelinev1.TimelineServiceClient
 
 	reads atomic.Int64
 	slow  atomic.Int64
