@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
@@ -43,6 +45,21 @@ func (p *Projection[S]) ForeignIs(f func() bool) { p.foreign = f }
 
 // Reassigned is what the consumer says after a rebalance.
 func (p *Projection[S]) Reassigned() { p.waiters.wakeAll() }
+
+// Hint runs the exchange with other processes until ctx ends. Nothing but a hint
+// wakes a read that waits for them.
+func (p *Projection[S]) Hint(ctx context.Context) error {
+	p.waiters.hints.fallback, p.waiters.hints.lasts = time.Hour, time.Hour
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.tellOthers(ctx) })
+	group.Go(func() error { return p.hearOthers(ctx) })
+	return group.Wait()
+}
+
+// Hears reports whether it hears other processes, and Wanted whether they want
+// to hear it.
+func (p *Projection[S]) Hears() bool  { return p.waiters.hints.hears.Load() }
+func (p *Projection[S]) Wanted() bool { return p.waiters.hints.isWanted() }
 
 // Hurried reports whether a read waits.
 func (p *Projection[S]) Hurried() bool { return p.waiters.hurried() }

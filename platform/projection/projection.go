@@ -233,6 +233,8 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 	group.Go(func() error { return p.watch(ctx) })
 	group.Go(func() error { return p.operate(ctx) })
 	group.Go(func() error { return p.reconcileAlways(ctx) })
+	group.Go(func() error { return p.tellOthers(ctx) })
+	group.Go(func() error { return p.hearOthers(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("projection %s: %w", p.own, err)
 	}

@@ -37,15 +37,19 @@ func (s *Subscription) Close() {
 // waiters are those who wait for commits of this process.
 type waiters struct {
 	hurry atomic.Int64 // reads that wait for a demand to be met
+	hints *hints       // from and to other processes
 
 	mu    sync.Mutex
 	byKey map[string]map[*Subscription]struct{}
 }
 
-// hurried reports whether a read waits. A stream that shows what comes does not.
-func (w *waiters) hurried() bool { return w.hurry.Load() > 0 }
+// hurried reports whether a read waits, here or elsewhere. A stream of this
+// process that shows what comes does not.
+func (w *waiters) hurried() bool { return w.hurry.Load() > 0 || w.hints.isWanted() }
 
-func newWaiters() *waiters { return &waiters{byKey: map[string]map[*Subscription]struct{}{}} }
+func newWaiters() *waiters {
+	return &waiters{hints: newHints(), byKey: map[string]map[*Subscription]struct{}{}}
+}
 
 const (
 	anyChange = "*"
@@ -71,37 +75,39 @@ func (w *waiters) subscribe(keys []string) *Subscription {
 }
 
 // tell signals everybody who waits for one of the changes, or for a control
-// record of one of the partitions; everybody once.
+// record of one of the partitions; everybody once. Other processes are told if
+// they have asked for it.
 func (w *waiters) tell(changes []Change, marked ...int32) {
+	remote := w.hints.isWanted()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.byKey) == 0 {
+	if len(w.byKey) == 0 && !remote {
 		return
 	}
+	var keys []string
+	if len(changes) > 0 {
+		keys = append(keys, anyChange)
+	}
+	for _, change := range changes {
+		keys = append(keys, orderKey(change.Order))
+		for _, a := range change.Aggregates {
+			keys = append(keys, aggregateKey(a.Aggregate))
+		}
+	}
+	for _, partition := range marked {
+		keys = append(keys, markKey(partition), anyMark)
+	}
+	if remote && len(keys) > 0 {
+		w.hints.touch(keys...)
+	}
 	woken := map[*Subscription]struct{}{}
-	wake := func(key string) {
+	for _, key := range keys {
 		for s := range w.byKey[key] {
 			woken[s] = struct{}{}
 		}
 	}
-	if len(changes) > 0 {
-		wake(anyChange)
-	}
-	for _, change := range changes {
-		wake(orderKey(change.Order))
-		for _, a := range change.Aggregates {
-			wake(aggregateKey(a.Aggregate))
-		}
-	}
-	for _, partition := range marked {
-		wake(markKey(partition))
-		wake(anyMark)
-	}
 	for s := range woken {
-		select {
-		case s.c <- struct{}{}:
-		default:
-		}
+		poke(s.c)
 	}
 }
 
@@ -112,10 +118,7 @@ func (w *waiters) wakeAll() {
 	defer w.mu.Unlock()
 	for _, waiting := range w.byKey {
 		for s := range waiting {
-			select {
-			case s.c <- struct{}{}:
-			default:
-			}
+			poke(s.c)
 		}
 	}
 }
@@ -143,16 +146,15 @@ func (p *Projection[S]) shared() bool {
 	return m == nil || len(m.consumer.Status().Assigned) < int(p.cfg.Kafka.PartitionCount())
 }
 
-// recheck is how often a waiting read looks again when another process may
-// be the one that applies.
-const recheck = 100 * time.Millisecond
-
 // Wait returns after a change, or after atMost (0: no limit), or with the
-// context's error. While another process may apply what was subscribed to, it
-// also returns now and then, so that its caller looks again.
+// context's error. While another process may apply what was subscribed to, that
+// process is asked to tell, and Wait also returns now and then, so that its
+// caller looks again.
 func (s *Subscription) Wait(ctx context.Context, atMost time.Duration) error {
-	if s.foreign != nil && s.foreign() && (atMost == 0 || atMost > recheck) {
-		atMost = recheck
+	if s.foreign != nil && s.foreign() {
+		if pace := s.of.hints.pace(); atMost == 0 || atMost > pace {
+			atMost = pace
+		}
 	}
 	var over <-chan time.Time
 	if atMost > 0 {
