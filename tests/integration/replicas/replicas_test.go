@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -74,6 +75,7 @@ func TestRollingRestartFailsNoQuery(t *testing.T) {
 		w.rounds(2)
 		r.start()
 		share()
+		w.traffic(r) // the next one is restarted when clients have found this one again
 		w.rounds(2)
 		t.Logf("%s was restarted in %v; longest read so far %v", r.name, time.Since(began).Round(time.Millisecond), w.longest())
 	}
@@ -101,8 +103,9 @@ type world struct {
 	slow  atomic.Int64
 
 	mu   sync.Mutex
-	done []int         // rounds of each user
-	turn chan struct{} // closed and renewed after every round
+	done []int          // rounds of each user
+	turn chan struct{}  // closed and renewed after every round
+	from map[string]int // answers, by the address they came from
 }
 
 func open(t *testing.T, dir string) *world {
@@ -125,7 +128,7 @@ func open(t *testing.T, dir string) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, done: make([]int, users), turn: make(chan struct{})}
+	w := &world{t: t, done: make([]int, users), turn: make(chan struct{}), from: map[string]int{}}
 	binary := build(t, dir)
 	list := resolver.State{}
 	for _, name := range []string{"a", "b"} {
@@ -182,10 +185,25 @@ func (w *world) rounds(n int) {
 	}
 }
 
+// traffic waits until the balancer sends queries to a replica.
+func (w *world) traffic(r *replica) {
+	w.t.Helper()
+	answers := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.from[r.addr]
+	}
+	before := answers()
+	r.until("clients found it", func() bool { return answers() > before || w.t.Failed() })
+}
+
 func (w *world) longest() time.Duration { return time.Duration(w.slow.Load()).Round(time.Millisecond) }
 
-func (w *world) took(d time.Duration) {
+func (w *world) took(d time.Duration, from string) {
 	w.reads.Add(1)
+	w.mu.Lock()
+	w.from[from]++
+	w.mu.Unlock()
 	for {
 		slow := w.slow.Load()
 		if int64(d) <= slow || w.slow.CompareAndSwap(slow, int64(d)) {
@@ -280,11 +298,12 @@ func (u *user) look(ctx context.Context, id string, token *freshnessv1.Token, on
 		{WaitBudget: durationpb.New(budget)}, nil, {Consistency: &freshnessv1.ReadOptions_Any{Any: &freshnessv1.Any{}}}, nil,
 	} {
 		began := time.Now()
-		status, err := u.w.timeline.GetOrderStatus(within(ctx), &timelinev1.GetOrderStatusRequest{OrderId: id, Read: read})
+		var from peer.Peer
+		status, err := u.w.timeline.GetOrderStatus(within(ctx), &timelinev1.GetOrderStatusRequest{OrderId: id, Read: read}, grpc.Peer(&from))
 		if err != nil {
 			return fmt.Errorf("look %d at version %d: %w", i, token.GetVersion(), err)
 		}
-		u.w.took(time.Since(began))
+		u.w.took(time.Since(began), from.Addr.String())
 		if status.GetOrder().GetOnHold() != onHold {
 			return fmt.Errorf("look %d at version %d: on hold is %v: %v", i, token.GetVersion(), !onHold, status.GetFreshness())
 		}
