@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -147,4 +148,15 @@ func (p *Projection[S]) HonourSkips(ctx context.Context) error { return p.honour
 // ReconcileSome compares the next n orders with their owners.
 func (p *Projection[S]) ReconcileSome(ctx context.Context, n int) error {
 	return p.reconcileSome(ctx, n)
+}
+
+// Before does something once when an operation comes to a phase.
+func (p *Projection[S]) Before(phase string, do func()) {
+	once := sync.OnceFunc(do)
+	p.fail = func(at string) error {
+		if at == phase {
+			once()
+		}
+		return nil
+	}
 }

@@ -253,6 +253,9 @@ func (p *Projection[S]) makeFor(ctx context.Context, o *operation) error {
 	if err != nil {
 		return fmt.Errorf("make a generation: %w", err)
 	}
+	if err := p.fail(o.kind + " made"); err != nil {
+		return err
+	}
 	o.schema = made.schema
 	return p.at(ctx, o, phaseMakes)
 }
