@@ -9,11 +9,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
-	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
 
 // A process keeps every generation of its own view version: the one that
@@ -278,64 +276,6 @@ func (p *Projection[S]) keep(ctx context.Context, spawn func(func() error)) {
 	for _, m := range all {
 		start(m)
 	}
-}
-
-// bind chooses what new reads are answered from.
-func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
-	at, known := c.by(c.pointer.schema)
-	if m := p.member(c.pointer.schema); m != nil {
-		own := m.own
-		own.status = statusServing
-		p.answerFrom(&reading{pool: m.pool, generation: own, ready: true})
-		return nil
-	}
-	own, _ := c.by(p.own.schema)
-	was := own.status == statusRetired // it answered once
-	left := known && c.followed(at) && c.now.Sub(c.pointer.switchedAt) > p.cfg.Generations.Drain
-	switch {
-	case was && !left:
-		p.answerFrom(&reading{pool: p.pool, generation: p.own, ready: true})
-	case !was && known && at.hash == p.own.hash:
-		if from := p.reads.Load(); from != nil && from.ready && from.generation.schema == at.schema {
-			return nil
-		}
-		pool, err := openWithin(ctx, p.cfg, at.schema, p.cfg.Telemetry)
-		if err != nil {
-			return err
-		}
-		p.answerFrom(&reading{pool: pool, generation: at.generation, ready: true})
-	default:
-		p.answerFrom(&reading{pool: p.pool, generation: p.own})
-	}
-	return nil
-}
-
-// answerFrom binds new reads. Reads that are under way end on the generation
-// they began with.
-func (p *Projection[S]) answerFrom(next *reading) {
-	old := p.reads.Load()
-	if old != nil && old.pool == next.pool && old.ready == next.ready && old.generation.schema == next.generation.schema {
-		return
-	}
-	p.reads.Store(next)
-	p.waiters.wakeAll()
-	if old == nil {
-		return
-	}
-	if next.ready {
-		p.cfg.Log.Info("generation answers", "generation", next.generation.String())
-	}
-	if old.pool != p.pool && p.member(old.generation.schema) == nil {
-		go old.pool.Close() // waits for reads under way
-	}
-}
-
-func openWithin(ctx context.Context, cfg Config, schema string, tel *telemetry.Telemetry) (*pgxpool.Pool, error) {
-	inside, err := within(cfg.Postgres, schema)
-	if err != nil {
-		return nil, err
-	}
-	return postgres.Open(ctx, inside, tel)
 }
 
 // promote notes which generations have caught up.

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
+	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
 
 // broker is a broker with a producer of facts with JSON bodies.
@@ -193,4 +194,43 @@ func TestAReadOfTheOldGenerationWaitsForWhoKeepsIt(t *testing.T) {
 	if waited := time.Since(began); waited > ample/2 {
 		t.Errorf("it waited %v: its budget woke it", waited)
 	}
+}
+
+// TestARebuildBesideLiveReads runs two processes of one version against a
+// broker: both build the second generation, and go on reading both after the
+// swap and after the rollback.
+func TestARebuildBesideLiveReads(t *testing.T) {
+	b := newBroker(t)
+	facts := orders(300)
+	b.publish(facts...)
+	one := open(t, testkit.PostgresURL(t), b.reach)
+	two := open(t, one.url, b.reach)
+	one.start()
+	stop := two.start()
+	shows := func(s *subject, order string, version int64, generation string) {
+		t.Helper()
+		s.until(fmt.Sprintf("%s answers version %d of %s", generation, version, order), func() bool {
+			f, err := s.read(nil, order)
+			return err == nil && f.GetGeneration() == generation && len(f.GetEntityVersions()) == 1 && f.GetEntityVersions()[0].GetVersion() == version
+		})
+	}
+	first := one.Generation()
+	shows(one, "o1", 1, first)
+	id, second := one.rebuild()
+	if o := one.ends(id); o.GetState() != readmodelv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		t.Fatalf("the rebuild ended as %v", o)
+	}
+	if _, err := two.swap(""); err != nil {
+		t.Fatal(err)
+	}
+	shows(one, "o2", 1, second)
+	b.publish(fact("o1", "order/o1", 2, &note{Add: 2}))
+	shows(one, "o1", 2, second)
+	shows(two, "o1", 2, second)
+	stop() // one of them goes; the other keeps both generations
+	b.publish(fact("o2", "order/o2", 2, &note{Add: 2}))
+	shows(one, "o2", 2, second)
+	one.until("it goes back", func() bool { return one.rollback() == nil })
+	shows(one, "o2", 2, first)
+	shows(one, "o1", 2, first)
 }

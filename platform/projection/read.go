@@ -73,8 +73,8 @@ func DeadlinePassed(at **time.Time) ReadOption {
 }
 
 // InGeneration refuses to answer from another generation: a page goes on in the
-// one it began in. Give it whatever [Projection.Answering] said when the page
-// token was checked, and bind the next token to the generation of the answer.
+// one it began in. Give it whatever [Projection.PageOf] said when the page token
+// was checked, and bind the next token to the generation of the answer.
 func InGeneration(name string) ReadOption {
 	return func(q *question) { q.generation = name }
 }
@@ -178,12 +178,12 @@ type answer struct {
 
 // snapshot runs everything once.
 func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, error) {
-	from := p.reads.Load()
+	from := p.bound(q.generation)
+	if from == nil {
+		return nil, fault.Invalid("page_token", "is of a generation that does not answer any more; ask for the first page again")
+	}
 	if !from.ready {
 		return nil, p.rebuilding(from)
-	}
-	if q.generation != "" && q.generation != from.generation.String() {
-		return nil, fault.Invalid("page_token", "is of a generation that does not answer any more; ask for the first page again")
 	}
 	got := found{tokens: map[event.Aggregate]tokenRow{}}
 	batch := &pgx.Batch{}

@@ -68,8 +68,9 @@ func (s *server) ListWorkItems(ctx context.Context, r *operationsv1.ListWorkItem
 	var behind *workPlace
 	generation := ""
 	if r.GetPageToken() != "" {
-		behind, generation = &workPlace{}, s.copy.Answering()
-		if err := s.pager.Position(binding(r, generation), r.GetPageToken(), behind); err != nil {
+		behind = &workPlace{}
+		var err error
+		if generation, err = s.copy.PageOf(func(g string) error { return s.pager.Position(binding(r, g), r.GetPageToken(), behind) }); err != nil {
 			return nil, err
 		}
 		filter.now = behind.Now
@@ -120,8 +121,9 @@ func (s *server) ListOpenOrders(ctx context.Context, r *operationsv1.ListOpenOrd
 	limit, generation := size(r.GetPageSize()), ""
 	var behind *openPlace
 	if r.GetPageToken() != "" {
-		behind, generation = &openPlace{}, s.copy.Answering()
-		if err := s.pager.Position(binding(r, generation), r.GetPageToken(), behind); err != nil {
+		behind = &openPlace{}
+		var err error
+		if generation, err = s.copy.PageOf(func(g string) error { return s.pager.Position(binding(r, g), r.GetPageToken(), behind) }); err != nil {
 			return nil, err
 		}
 	}

@@ -152,8 +152,10 @@ func (s *server) page(r proto.Message, kinds []timelinev1.EntryKind, size int32,
 	if token == "" {
 		return p, nil
 	}
-	p.behind, p.generation = &place{}, s.copy.Answering()
-	return p, s.pager.Position(p.binding(p.generation), token, p.behind)
+	p.behind = &place{}
+	var err error
+	p.generation, err = s.copy.PageOf(func(generation string) error { return s.pager.Position(p.binding(generation), token, p.behind) })
+	return p, err
 }
 
 func (p *page) binding(generation string) []byte {
