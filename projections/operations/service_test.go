@@ -88,7 +88,13 @@ func run(t *testing.T, owners ...string) *subject {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		return &subject{operationsv1.NewOperationsServiceClient(conn), conn, feed.New(t, kafka.Config{Brokers: broker.Addr()}), c}
+		client := operationsv1.NewOperationsServiceClient(conn)
+		for { // a new view is built first, even of nothing
+			if _, err := client.GetTotals(t.Context(), &operationsv1.GetTotalsRequest{}); status.Code(err) != codes.Unavailable {
+				break
+			}
+		}
+		return &subject{client, conn, feed.New(t, kafka.Config{Brokers: broker.Addr()}), c}
 	case err := <-done:
 		t.Fatalf("Run: %v", err)
 	}

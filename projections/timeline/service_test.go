@@ -66,7 +66,12 @@ func serve(t *testing.T, cfg timeline.Config) (*grpc.ClientConn, func()) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		return conn, stop
+		for { // a new view is built first, even of nothing
+			_, err := timelinev1.NewTimelineServiceClient(conn).ListCustomerTimeline(t.Context(), &timelinev1.ListCustomerTimelineRequest{CustomerId: "nobody"})
+			if status.Code(err) != codes.Unavailable {
+				return conn, stop
+			}
+		}
 	case err := <-done:
 		t.Fatalf("Run: %v", err)
 	}
