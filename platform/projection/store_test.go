@@ -129,6 +129,28 @@ func TestColdStartsOnOnePosition(t *testing.T) {
 	same(t, memory(t, facts...), subjects[0].viewRows())
 }
 
+// Two members that hold the same partition number of different topics, as other
+// assignors than range have it, fold one order that does not exist yet: the
+// position row lets one of them through at a time, and none with an old state.
+func TestTheSamePartitionNumberOfTwoTopicsHasOneOwner(t *testing.T) {
+	ofOrders := fresh(t)
+	ofPayments := open(t, ofOrders.url)
+	placed, paid := fact("o", "order/o", 1, &note{Add: 1}), fact("o", "payment/a", 1, &note{Add: 2})
+	l := newTopics()
+	orderRecords, paymentRecords := l.facts(placed), l.facts(paid)
+	ofPayments.claim()
+	if err := ofOrders.Handle(t.Context(), 0, orderRecords); !errors.Is(err, consumer.ErrFenced) {
+		t.Fatalf("both members wrote: %v", err)
+	}
+	ofPayments.handle(paymentRecords...)
+	ofOrders.claim()
+	ofOrders.handle(orderRecords...)
+	if err := ofPayments.Handle(t.Context(), 0, l.facts(fact("o", "payment/a", 2, nil))); !errors.Is(err, consumer.ErrFenced) {
+		t.Fatalf("both members wrote: %v", err)
+	}
+	same(t, memory(t, placed, paid), ofOrders.viewRows())
+}
+
 func TestZombieIsFenced(t *testing.T) {
 	old := fresh(t)
 	l := newTopics()
