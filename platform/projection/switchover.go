@@ -42,6 +42,8 @@ func (p *Projection[S]) switchOver(ctx context.Context, o *operation) error {
 	if err != nil {
 		return err
 	}
+	o.done = o.report.OrdersCompared + o.report.OrdersApart
+	o.total = o.done
 	if o.kind == kindCompare {
 		return nil
 	}
