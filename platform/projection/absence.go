@@ -46,7 +46,7 @@ func (p *Projection[S]) notFound(ctx context.Context, q *question, f *freshnessv
 	case len(f.GetEntityVersions()) > 0:
 		return notYet(" yet: facts of it are here, but none that shows it")
 	}
-	open := p.stale(f, absenceAge)
+	open := p.stale(f, p.knowing)
 	for _, s := range f.GetSources() {
 		if s.GetCompleteness() == freshnessv1.Completeness_COMPLETENESS_UNPROVEN && s.GetAsOf() != nil {
 			open = append(open, staleSource{s.GetSource(), "is not proven to be whole: " + s.GetCompletenessReason()})

@@ -66,14 +66,14 @@ func TestAbsence(t *testing.T) {
 		{name: "all is proven and fresh", marks: current, want: never},
 		{name: "all is proven and fresh, of many", marks: current, list: true, want: never},
 		{name: "one source was not read", marks: current[:1], want: notYet, names: "payment was not read"},
-		{name: "one source lags", marks: []control.ControlRecord{current[0], beat("payment", 1, time.Minute)}, want: notYet, names: "payment is"},
-		{name: "one source lags, of many", marks: []control.ControlRecord{current[0], beat("payment", 1, time.Minute)}, list: true, want: notYet, names: "payment is"},
+		{name: "one source lags", marks: []control.ControlRecord{current[0], beat("payment", 1, time.Hour)}, want: notYet, names: "payment is"},
+		{name: "one source lags, of many", marks: []control.ControlRecord{current[0], beat("payment", 1, time.Hour)}, list: true, want: notYet, names: "payment is"},
 		{name: "one source lacks facts", marks: []control.ControlRecord{current[0], lacking}, want: notYet, names: "payment lacks"},
 		{name: "one source is not proven", marks: []control.ControlRecord{current[0], many}, want: notYet, names: "payment is not proven"},
 		{name: "the owner does not have it", marks: current, owner: []event.Fact{}, want: never},
 		{name: "the owner has it", marks: current, owner: []event.Fact{first}, want: notYet, names: "owner"},
-		{name: "orders lag, and their owner does not have it", marks: []control.ControlRecord{beat("order", 1, time.Minute), current[1]}, owner: []event.Fact{}, want: never},
-		{name: "payments lag, and the owner of orders does not have it", marks: []control.ControlRecord{current[0], beat("payment", 1, time.Minute)}, owner: []event.Fact{}, want: notYet, names: "payment is"},
+		{name: "orders lag, and their owner does not have it", marks: []control.ControlRecord{beat("order", 1, time.Hour), current[1]}, owner: []event.Fact{}, want: never},
+		{name: "payments lag, and the owner of orders does not have it", marks: []control.ControlRecord{current[0], beat("payment", 1, time.Hour)}, owner: []event.Fact{}, want: notYet, names: "payment is"},
 		{name: "a token names it", marks: current, read: stale, want: notYet},
 		{name: "too stale for the caller", marks: []control.ControlRecord{beat("order", 1, 5*time.Second), current[1]}, read: staleness, want: notYet},
 		{name: "another aggregate mentions it", marks: current, facts: []event.Fact{fact("o", "payment/a", 1, nil)}, want: notYet},
@@ -88,6 +88,7 @@ func TestAbsence(t *testing.T) {
 					c.Journal = journalOf(tt.owner...)
 				}
 			})
+			s.Knowing(10 * time.Minute)
 			l := newTopics()
 			for _, c := range tt.marks {
 				c.AsOf = c.AsOf.Add(time.Since(began)) // the cases before may have taken long
@@ -118,6 +119,7 @@ func TestAnUnbuiltViewCannotTell(t *testing.T) {
 func TestOwnersAreAskedSeldom(t *testing.T) {
 	j := journalOf()
 	s := fresh(t, withJournal(j))
+	s.Knowing(10 * time.Minute)
 	l := newTopics()
 	s.handle(l.totals(beat("order", 1, 0)), l.totals(beat("payment", 1, 0)))
 	now := time.Now()

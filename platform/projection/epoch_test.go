@@ -93,7 +93,7 @@ func TestARestoredSource(t *testing.T) {
 				s.is(isUnproven)
 				for range 3 {
 					s.heal()
-					s.EndsAre(0, from.l.offsets)
+					s.endsAre(0, from.l.offsets)
 					s.prove()
 					s.handle(from.control())
 				}
@@ -154,7 +154,7 @@ func TestTheWholeJournalAgainInANewEpoch(t *testing.T) {
 		if n := len(s.query("SELECT 1 FROM @quarantine")); n != 0 {
 			t.Errorf("%d aggregates parked", n)
 		}
-		s.EndsAre(0, from.l.offsets)
+		s.endsAre(0, from.l.offsets)
 		s.prove()
 		s.handle(from.control())
 		s.is(isProven)
@@ -174,7 +174,7 @@ func TestTwoRestores(t *testing.T) {
 	s.handle(opened)
 	for range 3 {
 		s.heal()
-		s.EndsAre(0, from.l.offsets)
+		s.endsAre(0, from.l.offsets)
 		s.prove()
 		s.handle(from.control())
 	}
@@ -281,7 +281,7 @@ func TestTokensOfAnEpochThatIsOver(t *testing.T) {
 	s.handle(from.send(as("new", in(epoch2, about("o", 41, 42)))...)...)
 	for range 2 {
 		s.heal()
-		s.EndsAre(0, from.l.offsets)
+		s.endsAre(0, from.l.offsets)
 		s.prove()
 		s.handle(from.control())
 	}

@@ -62,6 +62,10 @@ func (p *Projection[S]) Hint(ctx context.Context) error {
 func (p *Projection[S]) Hears() bool  { return p.waiters.hints.hears.Load() }
 func (p *Projection[S]) Wanted() bool { return p.waiters.hints.isWanted() }
 
+// Knowing is how stale it may be and rule something out. It gives slow machines
+// more than they need.
+func (p *Projection[S]) Knowing(d time.Duration) { p.knowing = d }
+
 // Hurried reports whether a read waits.
 func (p *Projection[S]) Hurried() bool { return p.waiters.hurried() }
 
@@ -76,19 +80,11 @@ func (p *Projection[S]) Refold(ctx context.Context, order string) error { return
 // At makes the kernel believe a time.
 func (p *Projection[S]) At(now time.Time) { p.clock = func() time.Time { return now } }
 
-// EndsAre says where the logs of one partition number end now, without a broker.
-func (p *Projection[S]) EndsAre(number int32, offsets map[string]int64) {
-	known := map[string]map[int32]consumer.Bounds{}
-	for topic, end := range offsets {
-		known[topic] = map[int32]consumer.Bounds{number: {End: end}}
-	}
-	p.BoundsAre(known)
-}
-
-// BoundsAre says where the logs begin and end now, without a broker.
-func (p *Projection[S]) BoundsAre(known map[string]map[int32]consumer.Bounds) {
-	p.bounds = func(context.Context) (map[string]map[int32]consumer.Bounds, error) { return known, nil }
+// Learn makes known where the logs begin and end now.
+func (p *Projection[S]) Learn(known map[string]map[int32]consumer.Bounds) {
 	p.ends.note(p.clock(), known)
+	p.claiming.Lock()
+	defer p.claiming.Unlock()
 	p.claimed.at = time.Time{}
 }
 

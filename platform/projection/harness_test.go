@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,6 +211,25 @@ type subject struct {
 	t    *testing.T
 	url  string
 	pool *pgxpool.Pool // plain, for looking
+	logs *atomic.Pointer[bounds]
+}
+
+// bounds are where logs begin and end.
+type bounds = map[string]map[int32]consumer.Bounds
+
+// endsAre says where the logs of one partition number end now, without a broker.
+func (s *subject) endsAre(number int32, offsets map[string]int64) {
+	known := bounds{}
+	for topic, end := range offsets {
+		known[topic] = map[int32]consumer.Bounds{number: {End: end}}
+	}
+	s.boundsAre(known)
+}
+
+// boundsAre says where the logs begin and end now, without a broker.
+func (s *subject) boundsAre(known bounds) {
+	s.logs.Store(&known)
+	s.Learn(known)
 }
 
 const noBroker = "127.0.0.1:1"
@@ -229,20 +249,22 @@ func open(t *testing.T, url string, tweaks ...tweak) *subject {
 	for _, tweak := range tweaks {
 		tweak(&cfg, &view)
 	}
+	logs := &atomic.Pointer[bounds]{}
+	logs.Store(&bounds{})
+	if cfg.Kafka.Brokers == noBroker {
+		cfg.Bounds = func(context.Context) (bounds, error) { return *logs.Load(), nil }
+	}
 	p, err := projection.Open(t.Context(), cfg, view)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	if cfg.Kafka.Brokers == noBroker {
-		p.BoundsAre(nil)
-	}
 	pool, err := postgres.Open(t.Context(), postgres.Config{URL: url, MaxConns: 2}, telemetry.Off())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	return &subject{p, t, url, pool}
+	return &subject{p, t, url, pool, logs}
 }
 
 // fresh opens a projection over an empty database, owns its partition, and

@@ -178,7 +178,7 @@ func TestABuildYieldsToWhatAnswers(t *testing.T) {
 	}
 	// The one that answers falls behind: its marks are old, its log has more.
 	at.send(fact("late", "order/late", 1, &note{Add: 1}))
-	p.EndsAre(0, at.log.offsets)
+	p.endsAre(0, at.log.offsets)
 	p.until("the build stands still", func() bool { return built.Braked() != "" })
 	p.until("the operation says so", func() bool { return p.operation(id).GetPhase() == "stands still" })
 	if _, err := built.Claim(t.Context(), 0, topicIDs); err != nil {

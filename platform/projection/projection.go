@@ -115,6 +115,7 @@ type Projection[S any] struct {
 	retrying sync.Mutex // one operator's retry at a time
 	rounds   rounds     // comparison with the owners that goes on all the time
 
+	knowing  time.Duration // how stale it may be and rule something out: absenceAge
 	claiming sync.Mutex
 	claimed  struct {
 		at    time.Time
@@ -174,7 +175,7 @@ func newProjection[S any](cfg Config, view View[S]) *Projection[S] {
 		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
 		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1), crowd: make(chan struct{}, 1),
 		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{}, brake: newBrake(),
-		process: processName(), loneFor: loneFor, lease: leaseTime, patience: gatePatience, grace: 2 * lookTick, progressEvery: time.Second,
+		process: processName(), loneFor: loneFor, lease: leaseTime, patience: gatePatience, grace: 2 * lookTick, progressEvery: time.Second, knowing: absenceAge,
 		fail: func(string) error { return nil },
 	}
 	p.foreign = p.shared

@@ -34,7 +34,7 @@ func newDesk(t *testing.T, facts ...event.Fact) *desk {
 	s := at.process()
 	s.look()
 	at.read(s.Projection)
-	s.EndsAre(0, at.log.offsets)
+	s.endsAre(0, at.log.offsets)
 	s.until("the view answers", func() bool {
 		_, err := s.read(nil, "")
 		return err == nil

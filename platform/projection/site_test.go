@@ -47,7 +47,7 @@ func (s *site) process(tweaks ...tweak) *subject {
 	s.t.Helper()
 	p := open(s.t, s.url, append([]tweak{withJournal(s.journal)}, tweaks...)...)
 	p.Hasten()
-	p.EndsAre(0, s.log.offsets)
+	p.endsAre(0, s.log.offsets)
 	return p
 }
 

@@ -41,7 +41,7 @@ func TestAnotherLog(t *testing.T) {
 			log := tt.cut(end)
 			ids := maps.Clone(topicIDs)
 			maps.Copy(ids, tt.ids)
-			s.BoundsAre(map[string]map[int32]consumer.Bounds{kafka.TopicOrder: {0: log}})
+			s.boundsAre(bounds{kafka.TopicOrder: {0: log}})
 			offsets, err := s.Claim(t.Context(), 0, ids)
 			if err != nil {
 				t.Fatal(err)
@@ -56,7 +56,7 @@ func TestAnotherLog(t *testing.T) {
 			s.is(isUnproven)
 			from.l.offsets[kafka.TopicOrder] = log.End
 			s.handle(from.send(about("o", 4, 4)...)...)
-			s.EndsAre(0, from.l.offsets)
+			s.endsAre(0, from.l.offsets)
 			s.handle(from.control())
 			s.is(isUnproven)
 			s.heal()

@@ -100,7 +100,7 @@ func TestLossIsNoticedAndHealed(t *testing.T) {
 				lost := tt.lost(from)
 				from.lose(lost...)
 				s.handle(from.send(tt.next...)...)
-				s.EndsAre(0, from.l.offsets)
+				s.endsAre(0, from.l.offsets)
 				if next := from.control; idle {
 					s.handle(from.idle(from.end()))
 				} else {
@@ -135,15 +135,15 @@ func TestAPlaceBeyondTheEndIsAProvenLoss(t *testing.T) {
 	s.handle(append(from.send(about("o", 1, 2)...), from.control())...)
 	end := from.end()
 	from.lose(about("o", 3, 3)...)
-	s.EndsAre(0, from.l.offsets)
+	s.endsAre(0, from.l.offsets)
 	s.handle(from.idle(end + 1)) // maybe the reader is behind: ask for the end
 	s.is(isProven)
-	s.EndsAre(0, from.l.offsets)
+	s.endsAre(0, from.l.offsets)
 	s.handle(from.idle(end + 1))
 	s.is(isViolated)
 	s.prove()
 	s.handle(from.idle(end + 1))
-	s.EndsAre(0, from.l.offsets)
+	s.endsAre(0, from.l.offsets)
 	s.handle(from.idle(end + 1))
 	s.is(isProven)
 	same(t, memory(t, from.journal.facts...), s.viewRows())
@@ -159,7 +159,7 @@ func TestASurplusSettlesOrIsAFault(t *testing.T) {
 	s.handle(from.control())
 	now = now.Add(time.Millisecond)
 	s.At(now)
-	s.EndsAre(0, from.l.offsets) // the reader is not there yet
+	s.endsAre(0, from.l.offsets) // the reader is not there yet
 	s.handle(from.early(about("o", 3, 3)...)...)
 	s.handle(from.control())
 	now = now.Add(29 * time.Second)
@@ -181,7 +181,7 @@ func TestASurplusSettlesOrIsAFault(t *testing.T) {
 	s.handle(from.control())
 	now = now.Add(time.Second)
 	s.At(now)
-	s.EndsAre(0, from.l.offsets)
+	s.endsAre(0, from.l.offsets)
 	s.handle(from.control())
 	now = now.Add(31 * time.Second)
 	s.At(now)
@@ -209,7 +209,7 @@ func TestAnotherHashIsAFault(t *testing.T) {
 		s.handle(from.control())
 		now = now.Add(settled)
 		s.At(now)
-		s.EndsAre(0, from.l.offsets)
+		s.endsAre(0, from.l.offsets)
 	}
 	s.is(isProven)
 	same(t, memory(t, from.journal.facts...), s.viewRows())
@@ -267,7 +267,7 @@ func TestEachIdentityCountsOnce(t *testing.T) {
 			case n == 7 && len(batch) == 0:
 				s.heal()
 			case n == 8 && len(batch) == 0:
-				s.EndsAre(0, from.l.offsets)
+				s.endsAre(0, from.l.offsets)
 				s.prove()
 			default:
 				if len(batch) > 0 {
@@ -278,7 +278,7 @@ func TestEachIdentityCountsOnce(t *testing.T) {
 		}
 		for range 4 {
 			s.heal()
-			s.EndsAre(0, from.l.offsets)
+			s.endsAre(0, from.l.offsets)
 			s.prove()
 			s.handle(from.control())
 		}
