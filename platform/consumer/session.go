@@ -248,10 +248,13 @@ func (s *session) assign(partitions []ck.TopicPartition) {
 	s.note(func(st *Status) { st.Assigned, st.Err = numbers, nil })
 }
 
-// claim tries until the handler's database answers. The group waits for it as
-// long as it waits for any poll.
+// claimTime is how long the group is kept waiting for a handler's database: half
+// of what it waits for any poll.
+const claimTime = 15 * time.Second
+
+// claim tries until the handler's database answers.
 func (s *session) claim(partition int32) (map[string]int64, error) {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(claimTime)
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		offsets, err := s.handler.Claim(s.ctx, partition, s.ids)
 		if err == nil {

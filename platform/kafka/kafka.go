@@ -154,7 +154,7 @@ func NewConsumer(c Config, o ConsumerOptions) (*ck.Consumer, error) {
 		"queued.max.messages.kbytes":    16 << 10,
 		"session.timeout.ms":            10_000,
 		"heartbeat.interval.ms":         1_000,
-		"max.poll.interval.ms":          120_000,
+		"max.poll.interval.ms":          30_000, // also how long the group waits for a member that died while it joined
 		"isolation.level":               "read_committed",
 		"allow.auto.create.topics":      false,
 	} {

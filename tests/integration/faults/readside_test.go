@@ -140,7 +140,7 @@ func secondReplica(ctx context.Context, w *world) (bite, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- timeline.Run(running, cfg) }()
 	var taken int64
-	until(ctx, 30*time.Second, func() bool {
+	until(ctx, 90*time.Second, func() bool {
 		after, err := terms()
 		taken = after - before
 		return err == nil && taken > 0 && w.inFlight(ctx) > 0
@@ -184,7 +184,7 @@ func foreignRecords(ctx context.Context, w *world) (bite, error) {
 	var errs []error
 	for _, view := range []string{"timeline", "operations"} {
 		parked := int64(0)
-		until(ctx, 30*time.Second, func() bool {
+		until(ctx, 90*time.Second, func() bool { // members that were killed while they joined keep the group waiting
 			var err error
 			parked, err = w.Count(ctx, view, "SELECT count(*) FROM "+w.tables(ctx, view)+".parked WHERE verdict = 'poison'")
 			return err == nil && parked == int64(len(w.foreign))
