@@ -287,6 +287,7 @@ func (p *Projection[S]) promote(ctx context.Context, c catalog) (building bool, 
 		}
 		done, failed := m.caughtUp(ctx)
 		if building = building || !done; done {
+			m.building.Store(false) // from here on its commits are as durable as what is answered
 			failed = p.becomeReady(ctx, g.generation)
 			c.generations[i].status = statusReady
 			poke(p.family.tasks)

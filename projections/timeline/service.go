@@ -46,22 +46,10 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		g.OnStop("telemetry", tel.Shutdown)
-		registry, err := avro.NewRegistry(cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs))
+		codec, err := avro.Connect(ctx, cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs), schemas.Catalog(), log)
 		if err != nil {
 			return err
 		}
-		set, confirmed, err := registry.Resolve(ctx, schemas.Catalog())
-		if err != nil {
-			return err
-		}
-		if !confirmed {
-			log.InfoContext(ctx, "schema registry not reached, using the ids of ids.lock")
-		}
-		codec, err := avro.NewCodec(set)
-		if err != nil {
-			return err
-		}
-		codec.LearnFrom(registry)
 		journal, hangUp, err := cfg.Owners.Dial(codec, tel)
 		if err != nil {
 			return err
