@@ -146,6 +146,18 @@ func TestAServerLeftBehindIsStopped(t *testing.T) {
 		<-context.Background().Done() // until killed
 	}
 	dir := clusterDir(t)
+	pid := leaveServerBehind(t, dir)
+	cluster := startCluster(t, dir, 0)
+	if cluster.PID() == pid {
+		t.Error("the orphan was taken for a new server")
+	}
+	exec1(t, cluster.URL("postgres"), "SELECT 1")
+}
+
+// leaveServerBehind has another process start a cluster in dir and kills that
+// process; the server stays, stopped, and its process id is returned.
+func leaveServerBehind(t *testing.T, dir string) int {
+	t.Helper()
 	child := exec.Command(os.Args[0], "-test.run=^TestAServerLeftBehindIsStopped$")
 	child.Env = append(os.Environ(), orphanDir+"="+dir)
 	out, err := child.StdoutPipe()
@@ -171,10 +183,5 @@ func TestAServerLeftBehindIsStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = child.Wait() // killed, as wanted
-
-	cluster := startCluster(t, dir, 0)
-	if cluster.PID() == pid {
-		t.Error("the orphan was taken for a new server")
-	}
-	exec1(t, cluster.URL("postgres"), "SELECT 1")
+	return pid
 }
