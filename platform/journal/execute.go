@@ -36,6 +36,9 @@ type Head struct {
 type Table[S any] struct {
 	// Type is the aggregate's type: "order".
 	Type string
+	// Name is the table's name, with columns id, created_at, version, epoch,
+	// event_id, recorded_at and state: "orders".
+	Name string
 	// New returns the state of an aggregate that does not exist yet.
 	New func(id string) *S
 	// Key returns the order id that the aggregate's facts are about.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	"github.com/tidemark-dev/tidemark/platform/process"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	journalpb "github.com/tidemark-dev/tidemark/proto/journal/v1"
@@ -41,7 +42,7 @@ func (s *processServer) ListProcesses(ctx context.Context, r *orderpb.ListProces
 		f.StartedBefore = time.Now().Add(-r.GetMinAge().AsDuration())
 	}
 	if f.Limit == 0 {
-		f.Limit = defaultPage
+		f.Limit = owner.DefaultPage
 	}
 	binding := rpc.Binding(r, "page_token", "page_size")
 	if r.GetPageToken() != "" {
@@ -83,7 +84,7 @@ func (s *processServer) GetProcess(ctx context.Context, r *orderpb.GetProcessReq
 	for _, st := range d.Steps {
 		out := &orderpb.ProcessStep{
 			Step: st.Step, RequestId: st.RequestID, Target: st.Target, Status: st.Status, Outcome: st.Outcome, Attempts: int32(st.Attempts),
-			Withdrawn: st.Withdrawn, Stalled: st.Stalled, IssuedAt: timestamppb.New(st.IssuedAt), FinishedAt: timeOut(st.FinishedAt),
+			Withdrawn: st.Withdrawn, Stalled: st.Stalled, IssuedAt: timestamppb.New(st.IssuedAt), FinishedAt: owner.TimeOut(st.FinishedAt),
 		}
 		resp.History = append(resp.History, entry(st.IssuedAt, "step", "%s issued to the %s service", st.Step, st.Target))
 		if st.FinishedAt != nil {

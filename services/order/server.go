@@ -9,12 +9,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	freshnesspb "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	orderpb "github.com/tidemark-dev/tidemark/proto/order/v1"
 )
 
-const defaultPage = 50
+// usualActor is who acted when a command does not say.
+const usualActor = "customer"
 
 // server is the gRPC side: translate, decide, translate.
 type server struct {
@@ -25,18 +27,18 @@ type server struct {
 
 // command lets one command take effect. Decide gets the order and what every
 // command carries; answer wraps the order after it.
-func command[R proto.Message](ctx context.Context, s *server, method, id string, r request,
+func command[R proto.Message](ctx context.Context, s *server, method, id string, r owner.Request,
 	decide func(*Order, Meta) ([]Event, error), answer func(*orderpb.Order, *freshnesspb.Token) R) (R, error) {
 	req := journal.Request{ID: r.GetRequestId(), Method: method, Message: r, AggregateID: id}
 	resp, _, err := journal.Execute(ctx, s.journal, &table, req,
 		func(o *Order, now time.Time) ([]journal.Fact, error) {
-			events, err := decide(o, metaIn(r, now))
+			events, err := decide(o, Meta(owner.MetaIn(r, usualActor, now)))
 			if err != nil {
 				return nil, err
 			}
 			return change(o, events), nil
 		},
-		func(o *Order, h journal.Head) R { return answer(orderOut(o, h), tokenOut(o, h)) })
+		func(o *Order, h journal.Head) R { return answer(orderOut(o, h), owner.Token(aggregateType, o.ID, h)) })
 	return resp, err
 }
 
@@ -98,7 +100,7 @@ func (s *server) ReleaseOrder(ctx context.Context, r *orderpb.ReleaseOrderReques
 func (s *server) ConfirmOrder(ctx context.Context, r *orderpb.ConfirmOrderRequest) (*orderpb.ConfirmOrderResponse, error) {
 	return command(ctx, s, "ConfirmOrder", r.GetOrderId(), r,
 		func(o *Order, m Meta) ([]Event, error) {
-			confirm := Confirm{Meta: m, PromisedAt: timeIn(r.GetPromisedAt())}
+			confirm := Confirm{Meta: m, PromisedAt: owner.TimeIn(r.GetPromisedAt())}
 			if r.AmendmentsSeen != nil {
 				seen := int(r.GetAmendmentsSeen())
 				confirm.AmendmentsSeen = &seen
@@ -114,7 +116,7 @@ func (s *server) ConfirmOrder(ctx context.Context, r *orderpb.ConfirmOrderReques
 func (s *server) CancelOrder(ctx context.Context, r *orderpb.CancelOrderRequest) (*orderpb.CancelOrderResponse, error) {
 	return command(ctx, s, "CancelOrder", r.GetOrderId(), r,
 		func(o *Order, m Meta) ([]Event, error) {
-			return o.Cancel(Cancel{Meta: m, Reason: enumIn(r.GetReason(), "CANCEL_REASON_"), Note: r.GetNote()})
+			return o.Cancel(Cancel{Meta: m, Reason: owner.EnumIn(r.GetReason(), "CANCEL_REASON_"), Note: r.GetNote()})
 		},
 		func(o *orderpb.Order, t *freshnesspb.Token) *orderpb.CancelOrderResponse {
 			return &orderpb.CancelOrderResponse{Order: o, Token: t}
@@ -132,45 +134,23 @@ func (s *server) CompleteOrder(ctx context.Context, r *orderpb.CompleteOrderRequ
 
 // GetOrder returns one order as its owner sees it now.
 func (s *server) GetOrder(ctx context.Context, r *orderpb.GetOrderRequest) (*orderpb.GetOrderResponse, error) {
-	o, err := get(ctx, s.journal.Pool(), r.GetOrderId())
+	o, err := owner.Get(ctx, s.journal.Pool(), &table, r.GetOrderId())
 	if err != nil {
-		return nil, journal.Explain(err)
+		return nil, err
 	}
-	return &orderpb.GetOrderResponse{Order: orderOut(o.Order, o.Head)}, nil
+	return &orderpb.GetOrderResponse{Order: orderOut(o.State, o.Head)}, nil
 }
 
 // ListOrders pages through orders, newest first.
 func (s *server) ListOrders(ctx context.Context, r *orderpb.ListOrdersRequest) (*orderpb.ListOrdersResponse, error) {
-	f := filter{customerID: r.GetCustomerId(), limit: int(r.GetPageSize())}
-	if f.limit == 0 {
-		f.limit = defaultPage
-	}
-	for _, state := range r.GetStates() {
-		f.states = append(f.states, enumIn(state, "ORDER_STATE_"))
-	}
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		f.after = &position{}
-		if err := s.pager.Position(binding, r.GetPageToken(), f.after); err != nil {
-			return nil, err
-		}
-	}
-	limit := f.limit
-	f.limit++
-	orders, err := list(ctx, s.journal.Pool(), f)
+	page, next, err := owner.List(ctx, s.journal.Pool(), s.pager, &table, r,
+		owner.Filter{Column: "customer_id", Values: []string{r.GetCustomerId()}}, owner.Filter{Column: "state_name", Values: owner.EnumsIn(r.GetStates(), "ORDER_STATE_")})
 	if err != nil {
-		return nil, journal.Explain(err)
+		return nil, err
 	}
-	resp := &orderpb.ListOrdersResponse{}
-	if len(orders) > limit {
-		orders = orders[:limit]
-		last := orders[limit-1]
-		if resp.NextPageToken, err = s.pager.Token(binding, position{last.createdAt, last.ID}); err != nil {
-			return nil, err
-		}
-	}
-	for _, o := range orders {
-		resp.Orders = append(resp.Orders, orderOut(o.Order, o.Head))
+	resp := &orderpb.ListOrdersResponse{NextPageToken: next}
+	for _, o := range page {
+		resp.Orders = append(resp.Orders, orderOut(o.State, o.Head))
 	}
 	return resp, nil
 }

@@ -2,44 +2,19 @@ package order
 
 import (
 	"fmt"
-	"strings"
-	"time"
 
-	"golang.org/x/text/currency"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	commercepb "github.com/tidemark-dev/tidemark/proto/commerce/v1"
-	freshnesspb "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	orderpb "github.com/tidemark-dev/tidemark/proto/order/v1"
 )
 
-// request is what every command's message has.
-type request interface {
-	proto.Message
-	GetRequestId() string
-	GetActor() string
-	GetOccurredAt() *timestamppb.Timestamp
-	GetTimeEstimated() bool
-}
-
-func metaIn(r request, now time.Time) Meta {
-	m := Meta{Actor: r.GetActor(), OccurredAt: now, TimeEstimated: r.GetTimeEstimated()}
-	if m.Actor == "" {
-		m.Actor = "customer"
-	}
-	if at := timeIn(r.GetOccurredAt()); at != nil {
-		m.OccurredAt = *at
-	}
-	return m
-}
-
 func placeIn(r *orderpb.PlaceOrderRequest) (Place, error) {
 	p := Place{
-		CustomerID: r.GetCustomerId(), Fulfilment: Fulfilment(enumIn(r.GetFulfilment(), "FULFILMENT_")), Channel: r.GetChannel(),
-		Contact: contactIn(r.GetContact()), Address: addressIn(r.GetAddress()), PromisedAt: timeIn(r.GetPromisedAt()),
+		CustomerID: r.GetCustomerId(), Fulfilment: Fulfilment(owner.EnumIn(r.GetFulfilment(), "FULFILMENT_")), Channel: r.GetChannel(),
+		Contact: contactIn(r.GetContact()), Address: addressIn(r.GetAddress()), PromisedAt: owner.TimeIn(r.GetPromisedAt()),
 	}
 	if p.Channel == "" {
 		p.Channel = "web"
@@ -56,7 +31,7 @@ func placeIn(r *orderpb.PlaceOrderRequest) (Place, error) {
 }
 
 func amendIn(r *orderpb.AmendOrderRequest) (Amend, error) {
-	a := Amend{Address: addressIn(r.GetAddress()), PromisedAt: timeIn(r.GetPromisedAt()), Note: r.GetNote()}
+	a := Amend{Address: addressIn(r.GetAddress()), PromisedAt: owner.TimeIn(r.GetPromisedAt()), Note: r.GetNote()}
 	var err error
 	if r.GetLines() != nil {
 		if a.Lines, err = linesIn("lines.lines", r.GetLines().GetLines()); err != nil {
@@ -95,15 +70,15 @@ func planIn(plan []*orderpb.PlannedPayment) ([]PlannedPayment, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[i] = PlannedPayment{Method: enumIn(p.GetMethod(), "PAYMENT_METHOD_"), Amount: amount, Reference: p.GetReference()}
+		out[i] = PlannedPayment{Method: owner.EnumIn(p.GetMethod(), "PAYMENT_METHOD_"), Amount: amount, Reference: p.GetReference()}
 	}
 	return out, nil
 }
 
 // moneyIn refuses what looks like a currency and is none.
 func moneyIn(field string, m *commercepb.Money) (Money, error) {
-	if _, err := currency.ParseISO(m.GetCurrency()); err != nil {
-		return Money{}, fault.Invalid(field+".currency", "%q is no ISO 4217 currency", m.GetCurrency())
+	if err := owner.CheckCurrency(field+".currency", m.GetCurrency()); err != nil {
+		return Money{}, err
 	}
 	return Money{Amount: m.GetAmount(), Currency: m.GetCurrency()}, nil
 }
@@ -129,32 +104,12 @@ func addressIn(a *commercepb.Address) *Address {
 	}
 }
 
-// timeIn cuts to microseconds, which is what facts and the database keep.
-func timeIn(t *timestamppb.Timestamp) *time.Time {
-	if t == nil {
-		return nil
-	}
-	at := t.AsTime().Truncate(time.Microsecond)
-	return &at
-}
-
-func timeOut(t *time.Time) *timestamppb.Timestamp {
-	if t == nil {
-		return nil
-	}
-	return timestamppb.New(*t)
-}
-
-// enumIn returns the name of a protobuf enum value without its prefix, which is
-// the word that the domain and the facts use.
-func enumIn(e fmt.Stringer, prefix string) string { return strings.TrimPrefix(e.String(), prefix) }
-
 func orderOut(o *Order, h journal.Head) *orderpb.Order {
 	out := &orderpb.Order{
 		OrderId: o.ID, CustomerId: o.CustomerID, OnHold: o.OnHold, HoldReason: o.HoldReason, Channel: o.Channel,
 		State:       orderpb.OrderState(orderpb.OrderState_value["ORDER_STATE_"+string(o.State)]),
 		Fulfilment:  commercepb.Fulfilment(commercepb.Fulfilment_value["FULFILMENT_"+string(o.Fulfilment)]),
-		ShippingFee: moneyOut(o.ShippingFee), Total: moneyOut(o.Total), PromisedAt: timeOut(o.PromisedAt), PlacedAt: timeOut(&o.PlacedAt),
+		ShippingFee: moneyOut(o.ShippingFee), Total: moneyOut(o.Total), PromisedAt: owner.TimeOut(o.PromisedAt), PlacedAt: owner.TimeOut(&o.PlacedAt),
 		Version: h.Version, UpdatedAt: timestamppb.New(h.RecordedAt),
 	}
 	if o.CancelReason != "" {
@@ -180,8 +135,4 @@ func orderOut(o *Order, h journal.Head) *orderpb.Order {
 		})
 	}
 	return out
-}
-
-func tokenOut(o *Order, h journal.Head) *freshnesspb.Token {
-	return &freshnesspb.Token{AggregateType: table.Type, AggregateId: o.ID, Version: h.Version, Epoch: h.Epoch, EventId: h.EventID}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	paymentpb "github.com/tidemark-dev/tidemark/proto/payment/v1"
 )
@@ -104,7 +105,7 @@ func (s *server) settle(ctx context.Context, id string, t Attempt, answer Answer
 
 // outcome is the answer to the command that an attempt belongs to.
 func outcome(kind Kind, p *Payment, h journal.Head) proto.Message {
-	payment, token := paymentOut(p, h), tokenOut(p, h)
+	payment, token := paymentOut(p, h), owner.Token(aggregateType, p.ID, h)
 	switch kind {
 	case KindAuthorize:
 		return &paymentpb.AuthorizePaymentResponse{Payment: payment, Token: token}
@@ -136,11 +137,11 @@ func (s *server) undecided(ctx context.Context, requestID, method string, answer
 	if err := proto.Unmarshal(answer, resp); err != nil {
 		return false, fmt.Errorf("read the answer to request %s: %w", requestID, err)
 	}
-	p, err := get(ctx, s.journal.Pool(), paymentID(resp))
+	p, err := owner.Get(ctx, s.journal.Pool(), s.table, paymentID(resp))
 	if err != nil {
 		return false, err
 	}
-	return p.Attempt != nil && p.Attempt.RequestID == requestID, nil
+	return p.State.Attempt != nil && p.State.Attempt.RequestID == requestID, nil
 }
 
 // recover makes unanswered attempts again, for ever: those of a process that

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	paymentpb "github.com/tidemark-dev/tidemark/proto/payment/v1"
 )
 
@@ -76,8 +77,8 @@ func TestALateApprovalOfAVoidedPaymentIsReleased(t *testing.T) {
 	s.eventually("nothing is held", func() bool { return s.live(r.GetPaymentId()) == 0 })
 	s.expect(r.GetPaymentId(), "PaymentRequested", "PaymentVoided")
 	s.eventually("the attempt is over", func() bool {
-		p, err := get(t.Context(), s.pool, r.GetPaymentId())
-		return err == nil && p.Attempt == nil
+		p, err := owner.Get(t.Context(), s.pool, newTable(0), r.GetPaymentId())
+		return err == nil && p.State.Attempt == nil
 	})
 	resp, err := s.AuthorizePayment(t.Context(), r)
 	if err != nil || resp.GetPayment().GetState() != paymentpb.PaymentState_PAYMENT_STATE_VOIDED {

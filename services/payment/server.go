@@ -12,12 +12,14 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	freshnesspb "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	paymentpb "github.com/tidemark-dev/tidemark/proto/payment/v1"
 )
 
-const defaultPage = 50
+// usualActor is who acted when a command does not say.
+const usualActor = "customer"
 
 // server is the gRPC side: translate, decide, translate; and ask the provider
 // where the decision says so.
@@ -36,7 +38,7 @@ type server struct {
 // is asked, then the second commits its answer. The request id is that of both,
 // and names the call at the provider too, so the command may be repeated at any
 // point and goes on where it stood.
-func command[R proto.Message](ctx context.Context, s *server, method, id string, r request,
+func command[R proto.Message](ctx context.Context, s *server, method, id string, r owner.Request,
 	decide func(*Payment, Meta, Attempt) ([]Event, error), answer func(*paymentpb.Payment, *freshnesspb.Token) R) (R, error) {
 	var none R
 	req := journal.Request{ID: r.GetRequestId(), Method: method, Message: r, AggregateID: id}
@@ -44,7 +46,7 @@ func command[R proto.Message](ctx context.Context, s *server, method, id string,
 	resp, replayed, err := journal.Execute(ctx, s.journal, s.table, req,
 		func(p *Payment, now time.Time) ([]journal.Fact, error) {
 			asking = nil
-			events, err := decide(p, metaIn(r, now), Attempt{Key: r.GetRequestId(), RequestID: r.GetRequestId()})
+			events, err := decide(p, Meta(owner.MetaIn(r, usualActor, now)), Attempt{Key: r.GetRequestId(), RequestID: r.GetRequestId()})
 			if err != nil {
 				return nil, err
 			}
@@ -54,20 +56,22 @@ func command[R proto.Message](ctx context.Context, s *server, method, id string,
 			}
 			return stated, nil
 		},
-		func(p *Payment, h journal.Head) R { return answer(paymentOut(p, h), tokenOut(p, h)) })
+		func(p *Payment, h journal.Head) R {
+			return answer(paymentOut(p, h), owner.Token(aggregateType, p.ID, h))
+		})
 	if err != nil {
 		return none, err
 	}
 	if replayed {
 		// The remembered answer may be that of the first half.
-		p, err := get(ctx, s.journal.Pool(), paymentID(resp))
+		p, err := owner.Get(ctx, s.journal.Pool(), s.table, paymentID(resp))
 		if err != nil {
-			return none, journal.Explain(err)
+			return none, err
 		}
-		if p.Attempt == nil || p.Attempt.Key != r.GetRequestId() {
+		if p.State.Attempt == nil || p.State.Attempt.Key != r.GetRequestId() {
 			return final[R](ctx, s, req)
 		}
-		asking = p.Payment
+		asking = p.State
 	}
 	if asking == nil {
 		return resp, nil
@@ -175,7 +179,7 @@ func (s *server) CorrectPayment(ctx context.Context, r *paymentpb.CorrectPayment
 	if err != nil {
 		return nil, err
 	}
-	effective := *timeIn(r.GetEffectiveAt())
+	effective := *owner.TimeIn(r.GetEffectiveAt())
 	return command(ctx, s, "CorrectPayment", r.GetPaymentId(), r,
 		func(p *Payment, m Meta, _ Attempt) ([]Event, error) {
 			return p.Correct(Correct{Meta: m, Captured: captured, EffectiveAt: effective, Reason: r.GetReason()})
@@ -187,45 +191,23 @@ func (s *server) CorrectPayment(ctx context.Context, r *paymentpb.CorrectPayment
 
 // GetPayment returns one payment as its owner sees it now.
 func (s *server) GetPayment(ctx context.Context, r *paymentpb.GetPaymentRequest) (*paymentpb.GetPaymentResponse, error) {
-	p, err := get(ctx, s.journal.Pool(), r.GetPaymentId())
+	p, err := owner.Get(ctx, s.journal.Pool(), s.table, r.GetPaymentId())
 	if err != nil {
-		return nil, journal.Explain(err)
+		return nil, err
 	}
-	return &paymentpb.GetPaymentResponse{Payment: paymentOut(p.Payment, p.Head)}, nil
+	return &paymentpb.GetPaymentResponse{Payment: paymentOut(p.State, p.Head)}, nil
 }
 
 // ListPayments pages through payments, newest first.
 func (s *server) ListPayments(ctx context.Context, r *paymentpb.ListPaymentsRequest) (*paymentpb.ListPaymentsResponse, error) {
-	f := filter{orderID: r.GetOrderId(), limit: int(r.GetPageSize())}
-	if f.limit == 0 {
-		f.limit = defaultPage
-	}
-	for _, state := range r.GetStates() {
-		f.states = append(f.states, enumIn(state, "PAYMENT_STATE_"))
-	}
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		f.after = &position{}
-		if err := s.pager.Position(binding, r.GetPageToken(), f.after); err != nil {
-			return nil, err
-		}
-	}
-	limit := f.limit
-	f.limit++
-	payments, err := list(ctx, s.journal.Pool(), f)
+	page, next, err := owner.List(ctx, s.journal.Pool(), s.pager, s.table, r,
+		owner.Filter{Column: "order_id", Values: []string{r.GetOrderId()}}, owner.Filter{Column: "state_name", Values: owner.EnumsIn(r.GetStates(), "PAYMENT_STATE_")})
 	if err != nil {
-		return nil, journal.Explain(err)
+		return nil, err
 	}
-	resp := &paymentpb.ListPaymentsResponse{}
-	if len(payments) > limit {
-		payments = payments[:limit]
-		last := payments[limit-1]
-		if resp.NextPageToken, err = s.pager.Token(binding, position{last.createdAt, last.ID}); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range payments {
-		resp.Payments = append(resp.Payments, paymentOut(p.Payment, p.Head))
+	resp := &paymentpb.ListPaymentsResponse{NextPageToken: next}
+	for _, p := range page {
+		resp.Payments = append(resp.Payments, paymentOut(p.State, p.Head))
 	}
 	return resp, nil
 }

@@ -3,14 +3,12 @@ package payment
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
 )
 
@@ -25,6 +23,7 @@ const aggregateType = "payment"
 func newTable(retryAfter time.Duration) *journal.Table[Payment] {
 	return &journal.Table[Payment]{
 		Type: aggregateType,
+		Name: "payments",
 		New:  func(id string) *Payment { return &Payment{ID: id} },
 		Key:  func(p *Payment) string { return p.OrderID },
 		Lock: `SELECT version, epoch, event_id, recorded_at, state FROM payments WHERE id = $1 FOR UPDATE`,
@@ -46,73 +45,6 @@ func newTable(retryAfter time.Duration) *journal.Table[Payment] {
 				p.ID, string(p.State()), h.Version, h.Epoch, h.EventID, h.RecordedAt, again, p)
 		},
 	}
-}
-
-// stored is a payment with its head, as it was read.
-type stored struct {
-	*Payment
-	journal.Head
-	createdAt time.Time
-}
-
-// get reads one payment, or says NotFound.
-func get(ctx context.Context, pool *pgxpool.Pool, id string) (stored, error) {
-	p := stored{Payment: &Payment{}}
-	err := pool.QueryRow(ctx, `SELECT version, epoch, event_id, recorded_at, state FROM payments WHERE id = $1`, id).
-		Scan(&p.Version, &p.Epoch, &p.EventID, &p.RecordedAt, p.Payment)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return p, fault.NotFound("payment", id)
-	}
-	if err != nil {
-		return p, fmt.Errorf("read payment: %w", err)
-	}
-	return p, nil
-}
-
-// filter selects payments; empty fields select all. A page starts after position.
-type filter struct {
-	orderID string
-	states  []string
-	after   *position
-	limit   int
-}
-
-// position is where a page ended. Both parts of it never change.
-type position struct {
-	CreatedAt time.Time
-	ID        string
-}
-
-// list reads payments, newest first.
-func list(ctx context.Context, pool *pgxpool.Pool, f filter) ([]stored, error) {
-	sql, args := `SELECT created_at, version, epoch, event_id, recorded_at, state FROM payments WHERE true`, []any{}
-	where := func(condition string, values ...any) {
-		args = append(args, values...)
-		sql += " AND " + condition
-	}
-	if f.orderID != "" {
-		where(fmt.Sprintf("order_id = $%d", len(args)+1), f.orderID)
-	}
-	if len(f.states) > 0 {
-		where(fmt.Sprintf("state_name = ANY ($%d)", len(args)+1), f.states)
-	}
-	if f.after != nil {
-		where(fmt.Sprintf("(created_at, id) < ($%d, $%d)", len(args)+1, len(args)+2), f.after.CreatedAt, f.after.ID)
-	}
-	sql += fmt.Sprintf(" ORDER BY created_at DESC, id DESC LIMIT $%d", len(args)+1)
-	rows, err := pool.Query(ctx, sql, append(args, f.limit)...)
-	if err != nil {
-		return nil, fmt.Errorf("list payments: %w", err)
-	}
-	payments, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (stored, error) {
-		p := stored{Payment: &Payment{}}
-		err := row.Scan(&p.createdAt, &p.Version, &p.Epoch, &p.EventID, &p.RecordedAt, p.Payment)
-		return p, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list payments: %w", err)
-	}
-	return payments, nil
 }
 
 // claimOverdue returns payments whose call to the provider was never answered,

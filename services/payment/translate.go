@@ -1,49 +1,22 @@
 package payment
 
 import (
-	"fmt"
-	"strings"
-	"time"
-
-	"golang.org/x/text/currency"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	commercepb "github.com/tidemark-dev/tidemark/proto/commerce/v1"
-	freshnesspb "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	paymentpb "github.com/tidemark-dev/tidemark/proto/payment/v1"
 )
 
-// request is what every command's message has.
-type request interface {
-	proto.Message
-	GetRequestId() string
-	GetActor() string
-	GetOccurredAt() *timestamppb.Timestamp
-	GetTimeEstimated() bool
-}
-
-func metaIn(r request, now time.Time) Meta {
-	m := Meta{Actor: r.GetActor(), OccurredAt: now, TimeEstimated: r.GetTimeEstimated()}
-	if m.Actor == "" {
-		m.Actor = "customer"
-	}
-	if at := timeIn(r.GetOccurredAt()); at != nil {
-		m.OccurredAt = *at
-	}
-	return m
-}
-
 func authorizeIn(r *paymentpb.AuthorizePaymentRequest) (Authorize, error) {
 	a := Authorize{
-		OrderID: r.GetOrderId(), CustomerID: r.GetCustomerId(), Fulfilment: Fulfilment(enumIn(r.GetFulfilment(), "FULFILMENT_")),
-		Method: enumIn(r.GetMethod(), "PAYMENT_METHOD_"), Installments: r.GetInstallments(), Reference: r.GetReference(),
-		DecidedAt: timeIn(r.GetExternalDecidedAt()), Retryable: r.GetExternalRetryable(),
+		OrderID: r.GetOrderId(), CustomerID: r.GetCustomerId(), Fulfilment: Fulfilment(owner.EnumIn(r.GetFulfilment(), "FULFILMENT_")),
+		Method: owner.EnumIn(r.GetMethod(), "PAYMENT_METHOD_"), Installments: r.GetInstallments(), Reference: r.GetReference(),
+		DecidedAt: owner.TimeIn(r.GetExternalDecidedAt()), Retryable: r.GetExternalRetryable(),
 	}
 	if r.GetExternalOutcome() != paymentpb.ExternalOutcome_EXTERNAL_OUTCOME_UNSPECIFIED {
-		a.Outcome = enumIn(r.GetExternalOutcome(), "EXTERNAL_OUTCOME_")
+		a.Outcome = owner.EnumIn(r.GetExternalOutcome(), "EXTERNAL_OUTCOME_")
 	}
 	var err error
 	a.Amount, err = moneyIn("amount", r.GetAmount())
@@ -52,31 +25,11 @@ func authorizeIn(r *paymentpb.AuthorizePaymentRequest) (Authorize, error) {
 
 // moneyIn refuses what looks like a currency and is none.
 func moneyIn(field string, m *commercepb.Money) (Money, error) {
-	if _, err := currency.ParseISO(m.GetCurrency()); err != nil {
-		return Money{}, fault.Invalid(field+".currency", "%q is no ISO 4217 currency", m.GetCurrency())
+	if err := owner.CheckCurrency(field+".currency", m.GetCurrency()); err != nil {
+		return Money{}, err
 	}
 	return Money{Amount: m.GetAmount(), Currency: m.GetCurrency()}, nil
 }
-
-// timeIn cuts to microseconds, which is what facts and the database keep.
-func timeIn(t *timestamppb.Timestamp) *time.Time {
-	if t == nil {
-		return nil
-	}
-	at := t.AsTime().Truncate(time.Microsecond)
-	return &at
-}
-
-func timeOut(t *time.Time) *timestamppb.Timestamp {
-	if t == nil {
-		return nil
-	}
-	return timestamppb.New(*t)
-}
-
-// enumIn returns the name of a protobuf enum value without its prefix, which is
-// the word that the domain and the facts use.
-func enumIn(e fmt.Stringer, prefix string) string { return strings.TrimPrefix(e.String(), prefix) }
 
 func paymentOut(p *Payment, h journal.Head) *paymentpb.Payment {
 	money := func(amount int64) *commercepb.Money {
@@ -89,12 +42,8 @@ func paymentOut(p *Payment, h journal.Head) *paymentpb.Payment {
 		Method:     commercepb.PaymentMethod(commercepb.PaymentMethod_value["PAYMENT_METHOD_"+p.Method]),
 		Amount:     money(p.Amount.Amount), Installments: p.Installments,
 		Captured: money(p.Captured), Refunded: money(p.Refunded), Voided: money(p.Voided),
-		ProviderReference: p.ProviderReference, ExpiresAt: timeOut(p.ExpiresAt), DeclineCode: p.DeclineCode,
+		ProviderReference: p.ProviderReference, ExpiresAt: owner.TimeOut(p.ExpiresAt), DeclineCode: p.DeclineCode,
 		DeclineRetryable: p.Retryable,
 		Version:          h.Version, UpdatedAt: timestamppb.New(h.RecordedAt),
 	}
-}
-
-func tokenOut(p *Payment, h journal.Head) *freshnesspb.Token {
-	return &freshnesspb.Token{AggregateType: aggregateType, AggregateId: p.ID, Version: h.Version, Epoch: h.Epoch, EventId: h.EventID}
 }

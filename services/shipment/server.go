@@ -9,12 +9,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/owner"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	freshnesspb "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	shipmentpb "github.com/tidemark-dev/tidemark/proto/shipment/v1"
 )
 
-const defaultPage = 50
+// usualActor is who acted when a command does not say.
+const usualActor = "carrier"
 
 // server is the gRPC side: translate, decide, translate.
 type server struct {
@@ -25,18 +27,20 @@ type server struct {
 
 // command lets one command take effect. Decide gets the shipment and what every
 // command carries; answer wraps the shipment after it.
-func command[R proto.Message](ctx context.Context, srv *server, method, id string, r request,
+func command[R proto.Message](ctx context.Context, srv *server, method, id string, r owner.Request,
 	decide func(*Shipment, Meta) ([]Event, error), answer func(*shipmentpb.Shipment, *freshnesspb.Token) R) (R, error) {
 	req := journal.Request{ID: r.GetRequestId(), Method: method, Message: r, AggregateID: id}
 	resp, _, err := journal.Execute(ctx, srv.journal, &table, req,
 		func(s *Shipment, now time.Time) ([]journal.Fact, error) {
-			events, err := decide(s, metaIn(r, now))
+			events, err := decide(s, Meta(owner.MetaIn(r, usualActor, now)))
 			if err != nil {
 				return nil, err
 			}
 			return change(s, events), nil
 		},
-		func(s *Shipment, h journal.Head) R { return answer(shipmentOut(s, h), tokenOut(s, h)) })
+		func(s *Shipment, h journal.Head) R {
+			return answer(shipmentOut(s, h), owner.Token(aggregateType, s.ID, h))
+		})
 	return resp, err
 }
 
@@ -63,7 +67,7 @@ func (srv *server) DispatchShipment(ctx context.Context, r *shipmentpb.DispatchS
 	return command(ctx, srv, "DispatchShipment", r.GetShipmentId(), r,
 		func(s *Shipment, m Meta) ([]Event, error) {
 			return s.Dispatch(Dispatch{
-				Meta: m, Carrier: r.GetCarrier(), TrackingNumber: r.GetTrackingNumber(), ExpectedAt: timeIn(r.GetExpectedAt()),
+				Meta: m, Carrier: r.GetCarrier(), TrackingNumber: r.GetTrackingNumber(), ExpectedAt: owner.TimeIn(r.GetExpectedAt()),
 			})
 		},
 		func(s *shipmentpb.Shipment, t *freshnesspb.Token) *shipmentpb.DispatchShipmentResponse {
@@ -86,7 +90,7 @@ func (srv *server) RecordScan(ctx context.Context, r *shipmentpb.RecordScanReque
 func (srv *server) ReportDelay(ctx context.Context, r *shipmentpb.ReportDelayRequest) (*shipmentpb.ReportDelayResponse, error) {
 	return command(ctx, srv, "ReportDelay", r.GetShipmentId(), r,
 		func(s *Shipment, m Meta) ([]Event, error) {
-			return s.Delay(Delay{Meta: m, ExpectedAt: timeIn(r.GetExpectedAt()), Reason: r.GetReason()})
+			return s.Delay(Delay{Meta: m, ExpectedAt: owner.TimeIn(r.GetExpectedAt()), Reason: r.GetReason()})
 		},
 		func(s *shipmentpb.Shipment, t *freshnesspb.Token) *shipmentpb.ReportDelayResponse {
 			return &shipmentpb.ReportDelayResponse{Shipment: s, Token: t}
@@ -139,48 +143,28 @@ func (srv *server) CancelShipment(ctx context.Context, r *shipmentpb.CancelShipm
 
 // GetShipment returns one shipment as its owner sees it now.
 func (srv *server) GetShipment(ctx context.Context, r *shipmentpb.GetShipmentRequest) (*shipmentpb.GetShipmentResponse, error) {
-	s, err := get(ctx, srv.journal.Pool(), r.GetShipmentId())
+	s, err := owner.Get(ctx, srv.journal.Pool(), &table, r.GetShipmentId())
 	if err != nil {
-		return nil, journal.Explain(err)
+		return nil, err
 	}
-	return &shipmentpb.GetShipmentResponse{Shipment: shipmentOut(s.Shipment, s.Head)}, nil
+	return &shipmentpb.GetShipmentResponse{Shipment: shipmentOut(s.State, s.Head)}, nil
 }
 
 // ListShipments pages through shipments, newest first.
 func (srv *server) ListShipments(ctx context.Context, r *shipmentpb.ListShipmentsRequest) (*shipmentpb.ListShipmentsResponse, error) {
-	f := filter{orderID: r.GetOrderId(), limit: int(r.GetPageSize())}
-	if f.limit == 0 {
-		f.limit = defaultPage
-	}
+	fulfilment := owner.Filter{Column: "fulfilment"}
 	if r.GetFulfilment() != 0 {
-		f.fulfilment = enumIn(r.GetFulfilment(), "FULFILMENT_")
+		fulfilment.Values = []string{owner.EnumIn(r.GetFulfilment(), "FULFILMENT_")}
 	}
-	for _, state := range r.GetStates() {
-		f.states = append(f.states, enumIn(state, "SHIPMENT_STATE_"))
-	}
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		f.after = &position{}
-		if err := srv.pager.Position(binding, r.GetPageToken(), f.after); err != nil {
-			return nil, err
-		}
-	}
-	limit := f.limit
-	f.limit++
-	shipments, err := list(ctx, srv.journal.Pool(), f)
+	page, next, err := owner.List(ctx, srv.journal.Pool(), srv.pager, &table, r,
+		owner.Filter{Column: "order_id", Values: []string{r.GetOrderId()}}, fulfilment,
+		owner.Filter{Column: "state_name", Values: owner.EnumsIn(r.GetStates(), "SHIPMENT_STATE_")})
 	if err != nil {
-		return nil, journal.Explain(err)
+		return nil, err
 	}
-	resp := &shipmentpb.ListShipmentsResponse{}
-	if len(shipments) > limit {
-		shipments = shipments[:limit]
-		last := shipments[limit-1]
-		if resp.NextPageToken, err = srv.pager.Token(binding, position{last.createdAt, last.ID}); err != nil {
-			return nil, err
-		}
-	}
-	for _, s := range shipments {
-		resp.Shipments = append(resp.Shipments, shipmentOut(s.Shipment, s.Head))
+	resp := &shipmentpb.ListShipmentsResponse{NextPageToken: next}
+	for _, s := range page {
+		resp.Shipments = append(resp.Shipments, shipmentOut(s.State, s.Head))
 	}
 	return resp, nil
 }

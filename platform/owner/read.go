@@ -1,0 +1,113 @@
+package owner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/rpc"
+)
+
+// Stored is an aggregate as its table keeps it.
+type Stored[S any] struct {
+	State *S
+	journal.Head
+}
+
+const storedColumns = `version, epoch, event_id, recorded_at, state`
+
+// Get reads one aggregate, or is a NotFound fault.
+func Get[S any](ctx context.Context, pool *pgxpool.Pool, table *journal.Table[S], id string) (Stored[S], error) {
+	s := Stored[S]{State: new(S)}
+	err := pool.QueryRow(ctx, `SELECT `+storedColumns+` FROM `+table.Name+` WHERE id = $1`, id).
+		Scan(&s.Version, &s.Epoch, &s.EventID, &s.RecordedAt, s.State)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, fault.NotFound(table.Type, id)
+	}
+	if err != nil {
+		return s, journal.Explain(fmt.Errorf("read %s: %w", table.Type, err))
+	}
+	return s, nil
+}
+
+// DefaultPage is how many a list holds when its caller does not say.
+const DefaultPage = 50
+
+// ListRequest is what every list's message has.
+type ListRequest interface {
+	proto.Message
+	GetPageSize() int32
+	GetPageToken() string
+}
+
+// Filter keeps the rows whose column has one of the values; without values, or
+// with one that is empty, it keeps all.
+type Filter struct {
+	Column string
+	Values []string
+}
+
+// position is where a page ended. Both parts of it never change.
+type position struct {
+	CreatedAt time.Time
+	ID        string
+}
+
+// List reads a page of aggregates that pass every filter, newest first, and the
+// token of the next page, "" after the last. The table needs an index on
+// (created_at DESC, id DESC). A page token of another request is an Invalid fault.
+func List[S any](ctx context.Context, pool *pgxpool.Pool, pager *rpc.Pager, table *journal.Table[S], r ListRequest, filters ...Filter) (page []Stored[S], next string, err error) {
+	limit := int(r.GetPageSize())
+	if limit == 0 {
+		limit = DefaultPage
+	}
+	where, args := []string{"true"}, []any{}
+	for _, f := range filters {
+		switch {
+		case len(f.Values) == 0 || f.Values[0] == "":
+		case len(f.Values) == 1: // an index on the column and the time then gives the order, too
+			args = append(args, f.Values[0])
+			where = append(where, fmt.Sprintf("%s = $%d", f.Column, len(args)))
+		default:
+			args = append(args, f.Values)
+			where = append(where, fmt.Sprintf("%s = ANY ($%d)", f.Column, len(args)))
+		}
+	}
+	binding := rpc.Binding(r, "page_token", "page_size")
+	if r.GetPageToken() != "" {
+		var after position
+		if err := pager.Position(binding, r.GetPageToken(), &after); err != nil {
+			return nil, "", err
+		}
+		args = append(args, after.CreatedAt, after.ID)
+		where = append(where, fmt.Sprintf("(created_at, id) < ($%d, $%d)", len(args)-1, len(args)))
+	}
+	rows, err := pool.Query(ctx, fmt.Sprintf(`SELECT created_at, id, `+storedColumns+` FROM %s WHERE %s ORDER BY created_at DESC, id DESC LIMIT %d`,
+		table.Name, strings.Join(where, " AND "), limit+1), args...)
+	if err != nil {
+		return nil, "", journal.Explain(fmt.Errorf("list of %s: %w", table.Name, err))
+	}
+	var ends []position
+	page, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Stored[S], error) {
+		s, at := Stored[S]{State: new(S)}, position{}
+		err := row.Scan(&at.CreatedAt, &at.ID, &s.Version, &s.Epoch, &s.EventID, &s.RecordedAt, s.State)
+		ends = append(ends, at)
+		return s, err
+	})
+	if err != nil {
+		return nil, "", journal.Explain(fmt.Errorf("list of %s: %w", table.Name, err))
+	}
+	if len(page) > limit {
+		page = page[:limit]
+		next, err = pager.Token(binding, ends[limit-1])
+	}
+	return page, next, err
+}
