@@ -62,7 +62,7 @@ func TestAnAttemptIsFinishedAfterARestart(t *testing.T) {
 // Killed after the provider approved and before our commit, then voided: no
 // live charge remains.
 func TestALateApprovalOfAVoidedPaymentIsReleased(t *testing.T) {
-	s := start(t, func(c *Config) { c.Provider.RetryAfter = 400 * time.Millisecond })
+	s := start(t, func(c *Config) { c.Provider.RecoverEvery = time.Hour }) // not before the void
 	r := asking("tok_timeout")
 	if _, err := s.AuthorizePayment(t.Context(), r); reason(err) != reasonNoAnswer {
 		t.Fatalf("err = %v", err)
@@ -74,6 +74,9 @@ func TestALateApprovalOfAVoidedPaymentIsReleased(t *testing.T) {
 	if err != nil || void.GetPayment().GetState() != paymentpb.PaymentState_PAYMENT_STATE_VOIDED {
 		t.Fatalf("%v, %v", void, err)
 	}
+	s.stop()
+	s.cfg.Provider.RecoverEvery = 10 * time.Millisecond
+	s.run()
 	s.eventually("nothing is held", func() bool { return s.live(r.GetPaymentId()) == 0 })
 	s.expect(r.GetPaymentId(), "PaymentRequested", "PaymentVoided")
 	s.eventually("the attempt is over", func() bool {

@@ -44,7 +44,7 @@ func start(t testing.TB, change func(*Config)) *service {
 	cfg.Postgres.URL = testkit.PostgresURL(t)
 	cfg.Kafka.Brokers, cfg.Kafka.RegistryURL = testkit.Broker(t).Addr(), ""
 	cfg.RPC.Addr, cfg.RPC.HTTPAddr = "127.0.0.1:0", ""
-	cfg.Provider = ProviderConfig{Timeout: 150 * time.Millisecond, RetryAfter: 200 * time.Millisecond, RecoverEvery: 10 * time.Millisecond}
+	cfg.Provider = ProviderConfig{Timeout: time.Second, RetryAfter: 200 * time.Millisecond, RecoverEvery: 10 * time.Millisecond}
 	if change != nil {
 		change(&cfg)
 	}
