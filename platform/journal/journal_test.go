@@ -121,7 +121,7 @@ func blockedSessions(t testing.TB, pool *pgxpool.Pool, n int) {
 
 func eventually(t testing.TB, condition func() bool) {
 	t.Helper()
-	ticker, timeout := time.NewTicker(2*time.Millisecond), time.After(20*time.Second)
+	ticker, timeout := time.NewTicker(2*time.Millisecond), time.After(time.Minute)
 	defer ticker.Stop()
 	for !condition() {
 		select {

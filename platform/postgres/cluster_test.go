@@ -53,7 +53,7 @@ func startCluster(t *testing.T, dir string, port int) *postgres.Cluster {
 
 func stopCluster(t *testing.T, cluster *postgres.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := cluster.Stop(ctx); err != nil {
 		t.Error(err)

@@ -15,7 +15,7 @@ import (
 
 func (k kitchen) eventually(what string, condition func() bool) {
 	k.t.Helper()
-	ticker, timeout := time.NewTicker(3*time.Millisecond), time.After(20*time.Second)
+	ticker, timeout := time.NewTicker(3*time.Millisecond), time.After(time.Minute)
 	defer ticker.Stop()
 	for !condition() {
 		select {

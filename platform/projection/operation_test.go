@@ -90,7 +90,7 @@ func TestOperationsSurviveTheirProcessAtEveryPhase(t *testing.T) {
 	}
 	stop()
 	swap := func() *readmodelv1.Operation {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // nobody carries it out yet
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // nobody carries it out yet
 		defer cancel()
 		r, err := p.Operators().SwapGeneration(ctx, &readmodelv1.SwapGenerationRequest{Request: asked()})
 		if err != nil {

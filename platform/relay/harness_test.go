@@ -148,7 +148,7 @@ func (f *fixture) drained() {
 
 func (f *fixture) eventually(what string, condition func() bool) {
 	f.Helper()
-	ticker, timeout := time.NewTicker(3*time.Millisecond), time.After(15*time.Second)
+	ticker, timeout := time.NewTicker(3*time.Millisecond), time.After(time.Minute)
 	defer ticker.Stop()
 	for !condition() {
 		select {
@@ -193,7 +193,7 @@ func (f *fixture) read(topic string) []record {
 		}
 		want += high
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	byPartition := make([][]record, partitions)
 	for got := int64(0); got < want; {

@@ -136,7 +136,7 @@ func TestAnOrderIsPlacedReadAndSent(t *testing.T) {
 
 func (s *service) eventually(what string, condition func() bool) {
 	s.Helper()
-	ticker, timeout := time.NewTicker(3*time.Millisecond), time.After(15*time.Second)
+	ticker, timeout := time.NewTicker(3*time.Millisecond), time.After(time.Minute)
 	defer ticker.Stop()
 	for !condition() {
 		select {
