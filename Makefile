@@ -47,6 +47,11 @@ test-faults: ## Kills, freezes, lost acknowledgements, cut connections, held tra
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
 	go test ./tests/integration/faults -count=1 -v -timeout 30m $(if $(ARGS),$(ARGS),-bites 3)
 
+.PHONY: test-fulfilment
+test-fulfilment: ## 2,000 orders under declines, lost replies, kills and cuts: each ends well or with a person, and the money balances. ARGS="-orders 5000 -seed 7".
+	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
+	go test ./tests/integration/fulfilment -count=1 -v -timeout 40m -orders 2000 $(ARGS)
+
 .PHONY: check
 check: lint generated modules ## Everything CI checks: lint, generated code, modules alone, all tests with the race detector.
 	@echo "check: tests with the race detector"

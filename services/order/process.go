@@ -288,9 +288,8 @@ func (s *fulfilment) forced(step, kind, rest string) {
 	note(&s.Forced, step, true)
 	delete(s.Refused, step)
 	switch id, other, _ := strings.Cut(rest, "/"); kind {
-	case "capture":
+	case "capture": // it stays taken, so that nothing else is taken in its place
 		s.Waived += s.Taken[id][other]
-		delete(s.Taken[id], other)
 	case "refund":
 		s.payment(id, func(p *paymentPart) { p.ByHand = s.Refunds[id] - p.Refunded })
 	case "void":

@@ -106,7 +106,8 @@ func (s *fulfilment) collecting(payment string) bool {
 		return false // version 1 did not note which captures it got
 	}
 	for shipment, parts := range s.Taken {
-		if _, ok := parts[payment]; ok && !s.Got[shipment+"/"+payment] && s.Refused["capture/"+shipment+"/"+payment] == "" {
+		step := captureStep(shipment, payment)
+		if _, ok := parts[payment]; ok && !s.Got[shipment+"/"+payment] && s.Refused[step] == "" && !s.Forced[step] {
 			return true
 		}
 	}
@@ -131,7 +132,7 @@ func (p *planner) owed() int64 {
 	if some {
 		sum += p.Order.Fee.Amount
 	}
-	return sum - p.Waived
+	return max(0, sum-p.Waived)
 }
 
 // coming is how much of each line arrived or will.
@@ -253,8 +254,12 @@ func (p *planner) moneyTrouble() (all []string) {
 	return all
 }
 
-// asking reports whether a payment is being asked for anew.
+// asking reports whether a payment is being asked for anew; of an order that
+// ended none is.
 func (p *planner) asking() bool {
+	if p.Order.State != placed && p.Order.State != confirmed {
+		return false
+	}
 	for entry := range p.Order.Plan {
 		if p.standing(entry).progress == waiting {
 			return true

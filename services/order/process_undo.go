@@ -36,8 +36,8 @@ func (p *planner) undo() {
 func (p *planner) withdrawCaptures() {
 	for _, shipment := range slices.Sorted(maps.Keys(p.Taken)) {
 		for _, payment := range slices.Sorted(maps.Keys(p.Taken[shipment])) {
-			if !p.Got[shipment+"/"+payment] {
-				p.Withdrawn = append(p.Withdrawn, captureStep(shipment, payment))
+			if step := captureStep(shipment, payment); !p.Got[shipment+"/"+payment] && !p.Forced[step] {
+				p.Withdrawn = append(p.Withdrawn, step)
 			}
 		}
 	}

@@ -33,6 +33,9 @@ type world struct {
 	queues   map[string][]event.Fact // facts on their way, per aggregate
 	versions map[string]int64
 	decline  func() bool
+	refuse   func() bool // a capture
+	now      time.Time
+	promises []time.Time // as they were made, in turn
 	// stranger is true once somebody did what the money rules cannot foresee.
 	stranger bool
 }
@@ -44,7 +47,7 @@ func (w *world) state(typ, id string, body event.Body) {
 	w.queues[key] = append(w.queues[key], event.Fact{
 		Envelope: event.Envelope{
 			ID: fmt.Sprint(key, w.versions[key]), Key: w.order.ID, Epoch: "e", Version: w.versions[key],
-			Aggregate: event.Aggregate{Type: typ, ID: id},
+			Aggregate: event.Aggregate{Type: typ, ID: id}, OccurredAt: w.now,
 		},
 		Body: body,
 	})
@@ -88,7 +91,13 @@ func (w *world) take(request proto.Message) (refused bool) {
 			w.t.Errorf("confirmed with %d held of %d", held, w.order.Total.Amount)
 		}
 		w.order.State = confirmed
-		w.state("order", w.order.ID, &facts.OrderConfirmed{})
+		confirmation := &facts.OrderConfirmed{Actor: r.GetActor()}
+		if r.GetPromisedAt() != nil {
+			at := r.GetPromisedAt().AsTime()
+			w.promise(at)
+			confirmation.PromisedAt = &at
+		}
+		w.state("order", w.order.ID, confirmation)
 	case *orderv1.CancelOrderRequest:
 		if !open {
 			return true
@@ -106,6 +115,7 @@ func (w *world) take(request proto.Message) (refused bool) {
 		}
 		w.order.Amendments++
 		at := r.GetPromisedAt().AsTime()
+		w.promise(at)
 		w.state("order", w.order.ID, &facts.OrderAmended{Total: w.order.Total, PromisedAt: &at, Actor: r.GetActor()})
 	case *shipmentv1.PlanShipmentRequest:
 		p := &shipmentPart{State: planned, Warehouse: r.GetWarehouse(), Lines: map[string]int32{}}
@@ -136,7 +146,7 @@ func (w *world) takeMoney(request proto.Message) (refused bool) {
 		w.payments[id] = &paymentPart{State: requested, Asked: r.GetAmount().GetAmount(), Currency: "EUR"}
 		w.state("payment", id, &facts.PaymentRequested{PaymentID: id, Amount: eurF(r.GetAmount().GetAmount()), Method: facts.PaymentMethodCard})
 	case *paymentv1.CapturePaymentRequest:
-		if p == nil || r.GetAmount().GetAmount() > p.open() {
+		if p == nil || r.GetAmount().GetAmount() > p.open() || w.refuse() {
 			return true
 		}
 		p.Captured += r.GetAmount().GetAmount()
@@ -182,6 +192,30 @@ func (w *world) provider() bool {
 		lapses := time.Unix(1_800_000_000, 0)
 		w.state("payment", id, &facts.PaymentAuthorized{PaymentID: id, Amount: eurF(p.Asked), ExpiresAt: &lapses})
 		return true
+	}
+	return false
+}
+
+// promise takes a promise that the process moved: never to an earlier date than
+// the one it moved before, unless somebody else made another meanwhile.
+func (w *world) promise(at time.Time) {
+	if n := len(w.promises); n > 0 && !at.After(w.promises[n-1]) {
+		w.t.Errorf("the promise moved to %s after %s", at, w.promises)
+	}
+	w.promises = append(w.promises, at)
+	w.order.PromisedAt = &at
+}
+
+// person settles what the process asks a person about: captures that were
+// refused are written off. It reports whether there was one.
+func (w *world) person(k *kernel) bool {
+	for _, step := range slices.Sorted(maps.Keys(k.state.Refused)) {
+		if strings.HasPrefix(step, "capture/") && strings.Contains(k.last.Attention, step) {
+			k.note("forced %s", step)
+			k.def.Settled(k.state, process.Settlement{Step: step, Outcome: process.Forced, Reason: "written off"})
+			k.advance()
+			return true
+		}
 	}
 	return false
 }
@@ -237,7 +271,8 @@ func (w *world) carrier(mishaps bool) bool {
 // surprise lets a person or the carrier act.
 func (w *world) surprise(total int64) {
 	open := w.order.State == placed || w.order.State == confirmed
-	switch rapid.IntRange(0, 5).Draw(w.t, "surprise") {
+	w.now = w.now.Add(time.Duration(rapid.IntRange(0, 48).Draw(w.t, "hours pass")) * hour)
+	switch rapid.IntRange(0, 6).Draw(w.t, "surprise") {
 	case 0:
 		if open {
 			w.cancel()
@@ -254,6 +289,13 @@ func (w *world) surprise(total int64) {
 		}
 	case 3, 4:
 		w.carrier(true)
+	case 6: // somebody makes another promise
+		if open && w.order.PromisedAt != nil {
+			w.order.Amendments++
+			at := w.order.PromisedAt.Add(time.Duration(rapid.IntRange(-24, 72).Draw(w.t, "promised later")) * hour)
+			w.order.PromisedAt, w.promises = &at, nil
+			w.state("order", w.order.ID, &facts.OrderAmended{Total: w.order.Total, PromisedAt: &at, Actor: "operator:x"})
+		}
 	case 5: // the books are put right; what comes after is for people if too little was taken
 		for _, id := range slices.Sorted(maps.Keys(w.payments)) {
 			if p := w.payments[id]; p.Captured > p.Refunded+100 {

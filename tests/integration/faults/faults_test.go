@@ -41,7 +41,7 @@ type world struct {
 	dir      string
 	base     int
 	choice   *rand.Rand
-	database *proxy
+	database *processes.Proxy
 	broker   *embedded.Broker
 
 	forgotten map[identity]bool // facts that the broker was made to forget
@@ -89,7 +89,7 @@ func open(t *testing.T) *world {
 	base := processes.FreeBase(t)
 	behind := processes.FreeBase(t)
 	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}
-	w.database = listen(t, address(base+432), address(behind+432))
+	w.database = processes.Listen(t, processes.Address(base+432), processes.Address(behind+432))
 	w.startBroker(t.Context())
 	t.Cleanup(func() { w.broker.Close() })
 	w.Fleet = processes.Start(t, processes.Options{

@@ -140,7 +140,7 @@ func delayAcks(ctx context.Context, w *world) (bite, error) {
 
 func cutConnections(ctx context.Context, w *world) (bite, error) {
 	n := w.inFlight(ctx)
-	cut := w.database.cut()
+	cut := w.database.Cut()
 	if n == 0 {
 		cut = 0
 	}

@@ -18,6 +18,7 @@ import (
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
 	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
+	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
 
 // detection is how soon a view must know of a loss, on whatever machine this runs.
@@ -208,8 +209,8 @@ func (s *sightings) last(said freshnessv1.Completeness) bool {
 func (w *world) watchCompleteness(ctx context.Context) *sightings {
 	w.t.Helper()
 	fleet, err := client.Dial(client.Addresses{
-		Order: address(w.base + 101), Payment: address(w.base + 102), Shipment: address(w.base + 103),
-		Timeline: address(w.base + 201), Operations: address(w.base + 202),
+		Order: processes.Address(w.base + 101), Payment: processes.Address(w.base + 102), Shipment: processes.Address(w.base + 103),
+		Timeline: processes.Address(w.base + 201), Operations: processes.Address(w.base + 202),
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
+	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
 
 // readSide are the kinds of faults that meet read models in the middle of their work.
@@ -132,9 +133,9 @@ func secondReplica(ctx context.Context, w *world) (bite, error) {
 	if err != nil {
 		return bite{}, err
 	}
-	cfg.Postgres.URL = fmt.Sprintf("postgres://tidemark@%s/tidemark_timeline?sslmode=disable", address(w.base+432))
-	cfg.Kafka.Brokers, cfg.Kafka.Partitions, cfg.Kafka.RegistryURL = w.broker.Addr(), partitions, "http://"+address(w.base+81)
-	cfg.Owners.Order, cfg.Owners.Payment, cfg.Owners.Shipment = address(w.base+101), address(w.base+102), address(w.base+103)
+	cfg.Postgres.URL = fmt.Sprintf("postgres://tidemark@%s/tidemark_timeline?sslmode=disable", processes.Address(w.base+432))
+	cfg.Kafka.Brokers, cfg.Kafka.Partitions, cfg.Kafka.RegistryURL = w.broker.Addr(), partitions, "http://"+processes.Address(w.base+81)
+	cfg.Owners.Order, cfg.Owners.Payment, cfg.Owners.Shipment = processes.Address(w.base+101), processes.Address(w.base+102), processes.Address(w.base+103)
 	cfg.RPC.Addr, cfg.RPC.HTTPAddr = "127.0.0.1:0", ""
 	running, stop := context.WithCancel(lifecycle.WithLogger(ctx, slog.New(slog.DiscardHandler)))
 	ended := make(chan error, 1)
