@@ -15,7 +15,7 @@ func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
 	if m := p.member(c.pointer.schema); m != nil {
 		own := m.own
 		own.status = statusServing
-		p.answerFrom(&reading{pool: m.pool, generation: own, ready: true})
+		p.answerFrom(&reading{from: m.snapshots, generation: own, ready: true})
 		return nil
 	}
 	own, _ := c.by(p.own.schema)
@@ -23,18 +23,18 @@ func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
 	left := known && c.followed(at) && c.now.Sub(c.pointer.switchedAt) > p.cfg.Generations.Drain
 	switch {
 	case was && !left:
-		p.answerFrom(&reading{pool: p.pool, generation: p.own, ready: true})
+		p.answerFrom(&reading{from: p.snapshots, generation: p.own, ready: true})
 	case !was && known && at.hash == p.own.hash:
 		if from := p.reads.Load(); from != nil && from.ready && from.generation.schema == at.schema {
 			return nil
 		}
-		pool, err := openWithin(ctx, p.cfg, at.schema, p.cfg.Telemetry)
+		from, err := openSnapshots(ctx, p.cfg, at.schema)
 		if err != nil {
 			return err
 		}
-		p.answerFrom(&reading{pool: pool, generation: at.generation, ready: true})
+		p.answerFrom(&reading{from: from, generation: at.generation, ready: true})
 	default:
-		p.answerFrom(&reading{pool: p.pool, generation: p.own})
+		p.answerFrom(&reading{from: p.snapshots, generation: p.own})
 	}
 	return nil
 }
@@ -43,7 +43,7 @@ func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
 // they began with.
 func (p *Projection[S]) answerFrom(next *reading) {
 	old := p.reads.Load()
-	if old != nil && old.pool == next.pool && old.ready == next.ready && old.generation.schema == next.generation.schema {
+	if old != nil && old.from == next.from && old.ready == next.ready && old.generation.schema == next.generation.schema {
 		return
 	}
 	p.reads.Store(next)
@@ -54,8 +54,8 @@ func (p *Projection[S]) answerFrom(next *reading) {
 	if next.ready {
 		p.cfg.Log.Info("generation answers", "generation", next.generation.String())
 	}
-	if old.pool != p.pool && p.member(old.generation.schema) == nil {
-		go old.pool.Close() // waits for reads under way
+	if old.from != p.snapshots && p.member(old.generation.schema) == nil {
+		go old.from.pool.Close() // waits for reads under way
 	}
 }
 
@@ -81,7 +81,7 @@ func (p *Projection[S]) bound(generation string) *reading {
 	defer p.family.mu.Unlock()
 	for _, m := range p.family.members {
 		if m.own.String() == generation {
-			return &reading{pool: m.pool, generation: m.own, ready: true}
+			return &reading{from: m.snapshots, generation: m.own, ready: true}
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -155,4 +156,18 @@ func (p *Projection[S]) Before(phase string, do func()) {
 		}
 		return nil
 	}
+}
+
+// Mistake makes reads believe that the marks of order's partition are of another
+// time, at the revision that is stored, as a process would whose server was taken
+// back in time.
+func (p *Projection[S]) Mistake(order string, asOf time.Time) {
+	last := p.snapshots.last.Load()
+	wrong := &known{server: last.server.Add(-time.Hour), partitions: slices.Clone(last.partitions)}
+	at := &wrong.partitions[p.partitionOf(order)]
+	at.marks = slices.Clone(at.marks)
+	for i := range at.marks {
+		at.marks[i].asOf = asOf
+	}
+	p.snapshots.last.Store(wrong)
 }

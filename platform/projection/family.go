@@ -216,12 +216,13 @@ func (p *Projection[S]) openSibling(ctx context.Context, g generation) (*Project
 	}
 	s := newProjection(p.cfg, p.view)
 	s.own, s.waiters, s.clock, s.bounds, s.pager, s.contract = g, p.waiters, p.clock, p.bounds, p.pager, p.contract
-	if s.pool, err = openWithin(ctx, p.cfg, g.schema, p.cfg.Telemetry); err != nil {
+	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
-	s.reads.Store(&reading{pool: s.pool, generation: g, ready: true})
+	s.reads.Store(&reading{from: s.snapshots, generation: g, ready: true})
 	if err := s.prepare(); err != nil {
 		s.pool.Close()
+		s.snapshots.pool.Close()
 		return nil, err
 	}
 	return s, nil

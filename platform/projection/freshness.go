@@ -4,8 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,10 +32,7 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 		var all []book
 		var asOf time.Time
 		var staleness time.Duration
-		for _, m := range got.marks {
-			if m.source != source {
-				continue
-			}
+		for m := range got.known.of(q.partition, source) {
 			if len(all) == 0 || m.asOf.Before(asOf) {
 				asOf = m.asOf
 			}
@@ -64,21 +61,25 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 // etag names what an answer about one order shows. The fingerprints of event ids
 // are part of it, because a refold may put another event in a version's place.
 func etag(f *freshnessv1.Freshness, doc *appliedDoc, passed *time.Time) string {
-	h := sha256.New()
-	add := func(parts ...any) {
-		for _, part := range parts {
-			_, _ = fmt.Fprintf(h, "%v\x00", part)
-		}
-	}
-	add(f.GetGeneration(), int32(f.GetEntityStatus()))
+	text := make([]byte, 0, 512)
+	word := func(s string) { text = append(append(text, s...), 0) }
+	number := func(n int64) { text = append(strconv.AppendInt(text, n, 10), 0) }
+	word(f.GetGeneration())
+	number(int64(f.GetEntityStatus()))
 	for _, v := range f.GetEntityVersions() {
 		record := doc.Aggregates[v.GetAggregateType()+"/"+v.GetAggregateId()]
-		add(v.GetAggregateType(), v.GetAggregateId(), v.GetEpoch(), v.GetVersion(), int32(v.GetStatus()), hex.EncodeToString(record.Recent))
+		word(v.GetAggregateType())
+		word(v.GetAggregateId())
+		word(v.GetEpoch())
+		number(v.GetVersion())
+		number(int64(v.GetStatus()))
+		text = append(hex.AppendEncode(text, record.Recent), 0)
 	}
 	if passed != nil {
-		add(passed.UnixMicro())
+		number(passed.UnixMicro())
 	}
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
+	sum := sha256.Sum256(text)
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
 // prove says what the books of the partitions behind an answer amount to: no

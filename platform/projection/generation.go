@@ -316,15 +316,18 @@ func createGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], own g
 }
 
 // within returns the configuration of a pool whose unqualified table names are
-// those of a generation.
-func within(config postgres.Config, schema string) (postgres.Config, error) {
+// those of a generation, with further settings: name, value, name, value, …
+func within(config postgres.Config, schema string, settings ...string) (postgres.Config, error) {
 	u, err := url.Parse(config.URL)
 	if err != nil || !slices.Contains([]string{"postgres", "postgresql"}, u.Scheme) {
 		return config, fmt.Errorf("postgres URL must start with postgres://")
 	}
 	query := u.Query()
 	query.Set("search_path", schema)
-	u.RawQuery = query.Encode()
+	for i := 0; i < len(settings); i += 2 {
+		query.Set(settings[i], settings[i+1])
+	}
+	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20") // libpq and pgx take a plus for itself
 	config.URL = u.String()
 	return config, nil
 }

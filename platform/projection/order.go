@@ -60,6 +60,9 @@ func openOrder[S any](id string, bytes encoded) (*order[S], error) {
 }
 
 func openApplied(bytes []byte) (appliedDoc, error) {
+	if doc, ok := scanApplied(bytes); ok {
+		return doc, nil
+	}
 	var doc appliedDoc
 	if err := json.Unmarshal(bytes, &doc); err != nil {
 		return doc, fmt.Errorf("decode applied versions of an order: %w", err)

@@ -76,30 +76,31 @@ type Config struct {
 
 // Projection keeps one generation of a view and answers reads from it.
 type Projection[S any] struct {
-	cfg      Config
-	view     View[S]
-	contract *Contract // nil if there is none
-	pager    *rpc.Pager
-	engine   engine[S]
-	own      generation
-	pool     *pgxpool.Pool // its unqualified tables are those of own
-	sql      []statements
-	topics   map[string]string // of each source
-	seen     *arrivals
-	waiters  *waiters
-	asking   allowance // queries that ask owners
-	metrics  *metrics
-	gaps     chan struct{} // holds one token while there may be gaps to heal
-	work     chan struct{} // holds one token while there may be something to prove
-	ends     *ends
-	clock    func() time.Time
-	bounds   func(context.Context) (map[string]map[int32]consumer.Bounds, error)
-	reads    atomic.Pointer[reading]
-	foreign  func() bool // see shared
-	family   *family[S]  // the generations this process keeps; nil in all but their head
-	brake    *brake
-	building atomic.Bool        // it has not caught up: nothing is answered from it
-	fail     func(string) error // a failpoint of tests
+	cfg       Config
+	view      View[S]
+	contract  *Contract // nil if there is none
+	pager     *rpc.Pager
+	engine    engine[S]
+	own       generation
+	pool      *pgxpool.Pool // its unqualified tables are those of own
+	snapshots *snapshots    // what reads of own are answered through
+	sql       []statements
+	topics    map[string]string // of each source
+	seen      *arrivals
+	waiters   *waiters
+	asking    allowance // queries that ask owners
+	metrics   *metrics
+	gaps      chan struct{} // holds one token while there may be gaps to heal
+	work      chan struct{} // holds one token while there may be something to prove
+	ends      *ends
+	clock     func() time.Time
+	bounds    func(context.Context) (map[string]map[int32]consumer.Bounds, error)
+	reads     atomic.Pointer[reading]
+	foreign   func() bool // see shared
+	family    *family[S]  // the generations this process keeps; nil in all but their head
+	brake     *brake
+	building  atomic.Bool        // it has not caught up: nothing is answered from it
+	fail      func(string) error // a failpoint of tests
 
 	process       string        // names this process in the rows of operations
 	loneFor       time.Duration // these are constants but for tests
@@ -155,6 +156,7 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 	}
 	if err := p.openReads(ctx, serving); err != nil {
 		p.pool.Close()
+		p.snapshots.pool.Close()
 		return nil, err
 	}
 	if err := p.prepare(); err != nil {
@@ -194,7 +196,7 @@ func newProjection[S any](cfg Config, view View[S]) *Projection[S] {
 }
 
 // openOwn makes or finds the generation, with a short-lived pool, and opens
-// the pool that works in it.
+// those that work in it.
 func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err error) {
 	plain := p.cfg.Postgres
 	plain.MaxConns = 2
@@ -207,8 +209,19 @@ func (p *Projection[S]) openOwn(ctx context.Context) (serving generation, err er
 	if err != nil {
 		return serving, err
 	}
-	p.pool, err = openWithin(ctx, p.cfg, p.own.schema, p.cfg.Telemetry)
-	return serving, err
+	return serving, p.connect(ctx)
+}
+
+// connect opens the pools that work in the generation: one for those who write
+// it, one for those who ask, who therefore do not wait for each other.
+func (p *Projection[S]) connect(ctx context.Context) (err error) {
+	if p.pool, err = openWithin(ctx, p.cfg, p.own.schema, p.cfg.Telemetry); err != nil {
+		return err
+	}
+	if p.snapshots, err = openSnapshots(ctx, p.cfg, p.own.schema); err != nil {
+		p.pool.Close()
+	}
+	return err
 }
 
 func (p *Projection[S]) prepare() (err error) {
@@ -260,15 +273,15 @@ func (p *Projection[S]) copy(ctx context.Context) error {
 // Close frees the database connections.
 func (p *Projection[S]) Close() {
 	p.metrics.unregister()
-	pools := map[*pgxpool.Pool]bool{p.pool: true}
+	pools := map[*pgxpool.Pool]bool{p.pool: true, p.snapshots.pool: true}
 	if r := p.reads.Load(); r != nil {
-		pools[r.pool] = true
+		pools[r.from.pool] = true
 	}
 	if p.family != nil {
 		for _, schema := range p.schemas() {
 			if m := p.member(schema); m.Projection != p {
 				m.metrics.unregister()
-				pools[m.pool] = true
+				pools[m.pool], pools[m.snapshots.pool] = true, true
 			}
 		}
 	}

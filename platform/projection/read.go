@@ -2,12 +2,10 @@ package projection
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
@@ -17,7 +15,7 @@ import (
 
 // reading is the generation that answers. Every read binds to one.
 type reading struct {
-	pool       *pgxpool.Pool
+	from       *snapshots
 	generation generation
 	ready      bool // false while nothing readable exists: REBUILDING
 }
@@ -27,16 +25,16 @@ type reading struct {
 // nothing.
 func (p *Projection[S]) openReads(ctx context.Context, serving generation) error {
 	built := p.own.status == statusServing || p.own.status == statusRetired
-	own := &reading{pool: p.pool, generation: p.own, ready: built || serving.schema == p.own.schema}
+	own := &reading{from: p.snapshots, generation: p.own, ready: built || serving.schema == p.own.schema}
 	if own.ready || serving.schema == "" || serving.hash != p.own.hash {
 		p.reads.Store(own)
 		return nil
 	}
-	pool, err := openWithin(ctx, p.cfg, serving.schema, p.cfg.Telemetry)
+	from, err := openSnapshots(ctx, p.cfg, serving.schema)
 	if err != nil {
 		return err
 	}
-	p.reads.Store(&reading{pool: pool, generation: serving, ready: true})
+	p.reads.Store(&reading{from: from, generation: serving, ready: true})
 	return nil
 }
 
@@ -139,9 +137,6 @@ func (p *Projection[S]) meet(ctx context.Context, q *question) (*answer, error) 
 }
 
 const (
-	beginRead = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
-	readMarks = `SELECT m.partition, m.source, m.epoch, m.as_of, p.books -> 's' -> m.source
-		FROM source_mark m JOIN position p ON p.partition = m.partition`
 	readOne  = `SELECT applied FROM state WHERE order_id = $1`
 	readMany = `SELECT m.aggregate_type, m.aggregate_id, s.applied
 		FROM unnest($1::text[], $2::text[]) AS u(t, i)
@@ -151,7 +146,7 @@ const (
 
 // found is what a snapshot says of the copy itself.
 type found struct {
-	marks  []markRow
+	known  *known
 	entity *appliedDoc
 	tokens map[event.Aggregate]tokenRow
 }
@@ -187,11 +182,10 @@ func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, err
 	}
 	got := found{tokens: map[event.Aggregate]tokenRow{}}
 	batch := &pgx.Batch{}
-	batch.Queue(beginRead)
+	from.from.queue(batch, q.partition, &got.known)
 	got.queue(batch, q)
 	q.queue(batch)
-	batch.Queue("COMMIT")
-	if err := from.pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := from.from.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", from.generation, err)
 	}
 	a := &answer{freshness: p.freshness(from, got, q), tokens: got.tokens}
@@ -206,28 +200,9 @@ func (p *Projection[S]) partitionOf(order string) int32 {
 	return event.PartitionOf(order, p.cfg.Kafka.PartitionCount())
 }
 
-// queue adds the statements that say how fresh the copy is. An answer about
-// one order is as fresh as that order's partition.
+// queue adds the statements that say what is applied.
 func (f *found) queue(b *pgx.Batch, q *question) {
-	scanMarks := func(rows pgx.Rows) error {
-		var m markRow
-		var text []byte
-		_, err := pgx.ForEachRow(rows, []any{&m.partition, &m.source, &m.epoch, &m.asOf, &text}, func() error {
-			m.book = book{State: unproven, Reason: "not compared yet"}
-			if text != nil {
-				if err := json.Unmarshal(text, &m.book); err != nil {
-					return fmt.Errorf("read what was counted: %w", err)
-				}
-			}
-			f.marks = append(f.marks, m)
-			return nil
-		})
-		return err
-	}
-	if q.order == "" {
-		b.Queue(readMarks).Query(scanMarks)
-	} else {
-		b.Queue(readMarks+" WHERE m.partition = $1", q.partition).Query(scanMarks)
+	if q.order != "" {
 		b.Queue(readOne, q.order).Query(func(rows pgx.Rows) error {
 			var text []byte
 			_, err := pgx.ForEachRow(rows, []any{&text}, func() error {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -86,6 +87,8 @@ func NewServer(cfg Config, tel *telemetry.Telemetry, log *slog.Logger) (*Server,
 			otelgrpc.WithPropagators(tel.Propagator),
 			otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
 		)),
+		// Handlers go deep; on a new goroutine each call would grow its stack anew.
+		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))),
 		grpc.ChainUnaryInterceptor(edge.unary),
 		grpc.ChainStreamInterceptor(edge.stream),
 		grpc.UnknownServiceHandler(edge.unknown),
