@@ -114,7 +114,7 @@ func (b *batchRun[S]) account(items []item, known map[string]bool, d *delta) {
 		case it.kind == itemMark && it.mark.idle:
 			b.marks.wait(it.mark, it.ref.Offset, now)
 		case it.kind == itemMark:
-			b.pass(it.mark, true, now, d)
+			b.pass(it.mark, it.ref.Offset, true, now, d)
 		}
 		if len(b.marks.waiting) > 0 {
 			b.retry(now, d)
@@ -135,16 +135,16 @@ func (b *batchRun[S]) retry(now time.Time, d *delta) {
 		}
 		if at >= place {
 			delete(b.marks.waiting, source)
-			b.pass(w.mark, at == place, now, d)
+			b.pass(w.mark, at, at == place, now, d)
 		} else {
 			b.p.ends.ask()
 		}
 	}
 }
 
-// pass takes a control record. exact says that the reader is at its very place,
-// so that totals can be compared.
-func (b *batchRun[S]) pass(r mark, exact bool, now time.Time, d *delta) {
+// pass takes a control record at an offset of its source's topic. exact says that
+// the reader is at its very place, so that totals can be compared.
+func (b *batchRun[S]) pass(r mark, offset int64, exact bool, now time.Time, d *delta) {
 	before, newer := b.marks.take(r)
 	if !newer {
 		return // of an older epoch or term, or seen before
@@ -153,7 +153,7 @@ func (b *batchRun[S]) pass(r mark, exact bool, now time.Time, d *delta) {
 	f := finding{source: r.source, was: book.State, number: r.number, want: r.totals.Count}
 	if r.epoch > book.Epoch && book.open(r.epoch, r.first) {
 		f.opened = r.epoch
-		d.supersede(r.source, b.p.topics[r.source], r.epoch)
+		d.supersede(r.source, b.p.topics[r.source], r.epoch, offset)
 	}
 	book.Names, book.Blocked = r.blocked, r.names
 	hole := before.misses(r)
@@ -197,11 +197,12 @@ func (b *batchRun[S]) overrun(over surplus, source string, now time.Time) surplu
 	return over
 }
 
-// supersede forgets what waited of the epochs before one that is opened now.
-func (d *delta) supersede(source, topic, epoch string) {
+// supersede forgets what waited of the epochs before one that is opened at an
+// offset of the topic.
+func (d *delta) supersede(source, topic, epoch string, offset int64) {
 	kept := d.parked[:0]
 	for _, f := range d.parked {
-		if f.token.Epoch >= epoch || f.token.Type != source && f.ref.Topic != topic {
+		if f.token.Epoch >= epoch || f.token.Type != source && f.ref.Topic != topic || f.ref.Offset > offset {
 			kept = append(kept, f)
 		}
 	}

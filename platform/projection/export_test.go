@@ -171,3 +171,6 @@ func (p *Projection[S]) Mistake(order string, asOf time.Time) {
 	}
 	p.snapshots.last.Store(wrong)
 }
+
+// Failing asks fail at every failpoint.
+func (p *Projection[S]) Failing(fail func(string) error) { p.fail = fail }

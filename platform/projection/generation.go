@@ -266,7 +266,7 @@ func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S]
 }
 
 func upgradeKernel(ctx context.Context, tx pgx.Tx, schema string) error {
-	if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+pgx.Identifier{schema}.Sanitize()+"; "+kernelUpgrade); err != nil {
+	if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+pgx.Identifier{schema}.Sanitize()+"; "+kernelUpgrade+";"+bulkSchema); err != nil {
 		return fmt.Errorf("bring the kernel's tables of %s up to date: %w", schema, err)
 	}
 	return nil

@@ -287,7 +287,12 @@ func (p *Projection[S]) measure(ctx context.Context, o *operation, meter *rateMe
 			o.total += log.End - log.Start
 		}
 	}
-	o.done = o.total - behind
+	// What is copied in bulk shows in positions only at its end.
+	var copied int64
+	if err := p.pool.QueryRow(ctx, bulkProgress+pgx.Identifier{o.schema}.Sanitize()+".bulk_part").Scan(&copied); err != nil {
+		return fmt.Errorf("read how far copying in bulk is: %w", err)
+	}
+	o.done = min(o.total, o.total-behind+copied)
 	o.rate = meter.rate(o.done, time.Now())
 	return nil
 }

@@ -57,6 +57,9 @@ type Config struct {
 	// Bounds answers where the logs begin and end, per topic and partition
 	// number; nil asks the broker. It is for tests that have none.
 	Bounds func(context.Context) (map[string]map[int32]consumer.Bounds, error)
+	// Scan reads a partition number of some logs, as consumer.Scan does; nil asks
+	// the broker. It is for tests that have none.
+	Scan func(ctx context.Context, partition int32, logs map[string]consumer.Bounds, take func(ids map[string]string, records []consumer.Record) error) error
 	// MaxParked is how many aggregates may be parked before reading pauses, or a
 	// twentieth of all if that is more; 0 means 1,000.
 	MaxParked int
@@ -95,6 +98,7 @@ type Projection[S any] struct {
 	ends      *ends
 	clock     func() time.Time
 	bounds    func(context.Context) (map[string]map[int32]consumer.Bounds, error)
+	scan      func(ctx context.Context, partition int32, logs map[string]consumer.Bounds, take func(ids map[string]string, records []consumer.Record) error) error
 	reads     atomic.Pointer[reading]
 	foreign   func() bool // see shared
 	family    *family[S]  // the generations this process keeps; nil in all but their head
@@ -186,6 +190,11 @@ func newProjection[S any](cfg Config, view View[S]) *Projection[S] {
 			return consumer.LogBounds(ctx, cfg.Kafka, append(p.dataTopics(), cfg.ControlTopic))
 		}
 	}
+	if p.scan = cfg.Scan; p.scan == nil {
+		p.scan = func(ctx context.Context, partition int32, logs map[string]consumer.Bounds, take func(map[string]string, []consumer.Record) error) error {
+			return consumer.Scan(ctx, cfg.Kafka, "tidemark."+p.own.schema+".bulk", partition, logs, take)
+		}
+	}
 	for _, source := range view.Sources {
 		p.topics[source] = kafka.EventsTopic(source)
 	}
@@ -258,6 +267,9 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 // copy copies facts into this generation, heals gaps and proves, until the
 // context ends.
 func (p *Projection[S]) copy(ctx context.Context) error {
+	if err := p.Bulk(ctx); err != nil {
+		return nil // the context ended
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.consumer.Run(ctx) })
 	group.Go(func() error { return p.heal(ctx) })

@@ -1,0 +1,96 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+)
+
+// scanBatch is how many records a scan hands over at once at most.
+const scanBatch = 1000
+
+// Scan reads one partition number of some topics, from each log's Start up to its
+// End, without a group and as fast as it can. take is given records in the order
+// of their logs, and the ids of the topics they are of; it must not keep the
+// slice. Records that the broker no longer has are passed over; whoever counts
+// will miss them. Scan returns when all were taken, at the first error of take,
+// or when the broker cannot be read.
+func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32, logs map[string]Bounds, take func(ids map[string]string, records []Record) error) (err error) {
+	admin, err := kafka.NewAdmin(cfg, client)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	ids, left := map[string]string{}, map[string]int64{}
+	var start []ck.TopicPartition
+	for name, log := range logs {
+		topic, err := kafka.CheckTopic(ctx, cfg, admin, name)
+		if err != nil {
+			return err
+		}
+		ids[name] = topic.ID
+		if log.Start < log.End {
+			left[name] = log.End
+			start = append(start, ck.TopicPartition{Topic: &name, Partition: partition, Offset: ck.Offset(log.Start)})
+		}
+	}
+	if len(start) == 0 {
+		return nil
+	}
+	reader, err := kafka.NewConsumer(cfg, kafka.ConsumerOptions{Group: client, ClientID: client, Overrides: map[string]any{
+		"enable.partition.eof": true, "queued.min.messages": 20_000, "max.partition.fetch.bytes": 4 << 20, "fetch.error.backoff.ms": 20,
+	}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	if err := reader.Assign(start); err != nil {
+		return fmt.Errorf("assign: %w", err)
+	}
+	var batch []Record
+	for len(left) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		over := ""
+		switch ev := reader.Poll(100).(type) {
+		case *ck.Message:
+			if ev.TopicPartition.Error != nil {
+				return fmt.Errorf("scan: %w", ev.TopicPartition.Error)
+			}
+			r := recordOf(ev)
+			end, wanted := left[r.Topic]
+			if wanted && r.Offset < end {
+				batch = append(batch, r)
+			}
+			if wanted && r.Offset >= end-1 {
+				over = r.Topic
+			}
+		case ck.PartitionEOF:
+			if ev.Offset >= ck.Offset(left[*ev.Topic]) {
+				over = *ev.Topic
+			}
+		case ck.Error:
+			if ev.IsFatal() || ev.Code() == ck.ErrAutoOffsetReset || ev.Code() == ck.ErrOffsetOutOfRange || ev.Code() == ck.ErrAllBrokersDown {
+				return fmt.Errorf("scan: %w", ev)
+			}
+		}
+		if over != "" {
+			delete(left, over)
+			if err := reader.Pause([]ck.TopicPartition{{Topic: &over, Partition: partition}}); err != nil {
+				return fmt.Errorf("pause: %w", err)
+			}
+		}
+		if len(batch) >= scanBatch || len(left) == 0 && len(batch) > 0 {
+			if err := take(ids, batch); err != nil {
+				return err
+			}
+			batch = make([]Record, 0, scanBatch)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,392 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
+)
+
+// A new generation first copies in bulk what the logs have already: it folds in
+// memory and writes every row once, into tables without indexes. What happens
+// meanwhile, and ever after, comes the ordinary way.
+//
+//	plan: where the logs end; indexes go ─▶ passes: one partition, or some of its keys, each
+//	      ─▶ indexes come back ─▶ finish: positions ─▶ the ordinary way
+//
+// A pass is a transaction; so is an index. Each locks what it works on and skips
+// what others have locked, so processes share the work, and what one of them
+// leaves behind when it is killed begins again. Positions are written by the last
+// transaction: until then nobody reads on from here, and nothing looks built.
+// Whatever cannot be done in bulk is given up: the tables are emptied and the
+// ordinary way begins at offset 0.
+
+// errUnfit says that what is in the logs cannot be copied in bulk.
+var errUnfit = errors.New("it cannot be copied in bulk")
+
+// bulkTries is how often in a row bulk work may fail before it is given up.
+const bulkTries = 10
+
+// Bulk copies what is in the logs now into a generation that has nothing yet. It
+// returns at once if the generation has something, or if there is little to copy,
+// and otherwise when all is copied, by this process and others, or given up.
+// Whatever goes wrong is tried again until the context ends. Run calls it.
+func (p *Projection[S]) Bulk(ctx context.Context) error {
+	b := &bulk[S]{p: p, odd: map[int32]map[string]bool{}, at: map[int32]*atomic.Int64{}}
+	pause := 50 * time.Millisecond
+	for failed := 0; ; {
+		done := b.done.Load()
+		over, err := b.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case over:
+			return nil
+		case err == nil:
+			failed = 0
+			continue // there is more to do
+		}
+		if failed++; b.done.Load() > done {
+			failed = 1
+		}
+		if errors.Is(err, errUnfit) || failed >= bulkTries {
+			p.cfg.Log.Warn("a generation cannot be copied in bulk and is built the ordinary way", "generation", p.own.String(), "error", err)
+			if err = b.end(ctx, b.giveUp); err == nil {
+				return nil
+			}
+		}
+		p.cfg.Log.Warn("copying in bulk failed and is tried again", "generation", p.own.String(), "error", err)
+		if err := rest(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+// bulk is what this process does of a generation's copying in bulk.
+type bulk[S any] struct {
+	p     *Projection[S]
+	types map[string]map[string]uint32 // of the columns, by table
+	done  atomic.Int64                 // passes and indexes that were done here
+
+	mu  sync.Mutex
+	odd map[int32]map[string]bool // orders to be taken one fact at a time, by partition
+	at  map[int32]*atomic.Int64   // how far the passes under way have read
+}
+
+// once does what there is to do. over says that there is nothing left, or nothing
+// to begin with.
+func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
+	under, err := b.plan(ctx)
+	if err != nil || !under {
+		return err == nil, err
+	}
+	if err := b.p.brake.wait(ctx); err != nil {
+		return false, err
+	}
+	inside, cancel := context.WithCancel(ctx)
+	var progress sync.WaitGroup
+	progress.Go(func() { b.tellProgress(inside) })
+	defer progress.Wait()
+	defer cancel()
+	for _, step := range []struct {
+		work func(context.Context) (bool, error)
+		left string
+	}{{b.pass, "SELECT EXISTS (SELECT FROM bulk_part WHERE done < buckets)"}, {b.index, "SELECT EXISTS (SELECT FROM bulk_index WHERE NOT made)"}} {
+		if err := b.all(ctx, step.work); err != nil {
+			return false, err
+		}
+		if left, err := b.left(ctx, step.left); err != nil || left {
+			return false, err
+		}
+	}
+	if err := b.end(ctx, b.finish); err != nil {
+		return false, err
+	}
+	b.p.cfg.Log.Info("what the logs had was copied in bulk", "generation", b.p.own.String())
+	return true, nil
+}
+
+// all does pieces of work, several at once, until there are no more for it.
+func (b *bulk[S]) all(ctx context.Context, work func(context.Context) (bool, error)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for range b.workers() {
+		group.Go(func() error {
+			for {
+				more, err := work(ctx)
+				if err != nil || !more {
+					return err
+				}
+				b.done.Add(1)
+			}
+		})
+	}
+	return group.Wait()
+}
+
+// left waits for what other processes are at and reports whether something of it
+// is left.
+func (b *bulk[S]) left(ctx context.Context, sql string) (left bool, err error) {
+	err = postgres.InTx(ctx, b.p.pool, func(tx pgx.Tx) error {
+		if _, err := b.lockAll(ctx, tx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "SELECT FROM bulk_index FOR UPDATE"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql).Scan(&left)
+	})
+	if err != nil {
+		return left, fmt.Errorf("see what is left to copy: %w", err)
+	}
+	return left, nil
+}
+
+// workers is how many passes go on at once.
+func (b *bulk[S]) workers() int {
+	return max(1, min(runtime.GOMAXPROCS(0), 4, int(b.p.pool.Config().MaxConns)-2))
+}
+
+const (
+	bulkUnder    = `SELECT EXISTS (SELECT FROM bulk_part)`
+	bulkBuilding = `SELECT EXISTS (SELECT FROM tidemark.generation WHERE schema = $1 AND status = 'BUILDING')`
+	lockAll      = `SELECT revision, term, offsets, books FROM position ORDER BY partition FOR UPDATE`
+	planPart     = `INSERT INTO bulk_part (partition, logs, books, buckets) VALUES ($1, $2, $3, $4)`
+)
+
+// plan decides, once for a generation, where what is copied in bulk ends. It
+// reports whether copying in bulk is under way.
+func (b *bulk[S]) plan(ctx context.Context) (under bool, err error) {
+	p := b.p
+	if p.cfg.Generations.BulkAbove < 0 {
+		return false, nil
+	}
+	err = postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {
+		under = false
+		at, err := b.lockAll(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, bulkUnder).Scan(&under); err != nil {
+			return err
+		}
+		if !under {
+			if under, err = b.begin(ctx, tx, at); err != nil || !under {
+				return err
+			}
+		}
+		b.types, err = columnOIDs(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("plan what is copied in bulk: %w", err)
+	}
+	return under, nil
+}
+
+// begin begins copying in bulk if that is worth it.
+func (b *bulk[S]) begin(ctx context.Context, tx pgx.Tx, at []position) (begun bool, err error) {
+	p := b.p
+	for _, position := range at {
+		if len(position.offsets) > 0 {
+			return false, nil
+		}
+	}
+	building := false
+	if err := tx.QueryRow(ctx, bulkBuilding, p.own.schema).Scan(&building); err != nil || !building {
+		return false, err
+	}
+	bounds, err := p.bounds(ctx)
+	if err != nil {
+		return false, err
+	}
+	records := int64(0)
+	for _, topic := range p.dataTopics() {
+		for _, log := range bounds[topic] {
+			records += log.End - log.Start
+		}
+	}
+	if records < max(1, p.cfg.Generations.BulkAbove) {
+		return false, nil
+	}
+	for number := range at {
+		logs, ids, records := map[string]consumer.Bounds{}, map[string]string{}, int64(0)
+		for _, topic := range p.dataTopics() {
+			logs[topic], ids[topic] = bounds[topic][int32(number)], ""
+			records += logs[topic].End - logs[topic].Start
+		}
+		p.follow(int32(number), &at[number], nil, ids, bounds)
+		text, err := json.Marshal(logs)
+		if err != nil {
+			return false, err
+		}
+		books, err := json.Marshal(at[number].books)
+		if err != nil {
+			return false, err
+		}
+		buckets := min(1+records*bulkFactWeight/b.budget(), max(1, records), maxBuckets)
+		if _, err := tx.Exec(ctx, planPart, number, text, books, buckets); err != nil {
+			return false, err
+		}
+	}
+	return true, b.dropIndexes(ctx, tx)
+}
+
+// budget is what the states of one pass may take, in bytes.
+func (b *bulk[S]) budget() int64 {
+	return max(1, b.p.cfg.Generations.BulkMemory/int64(b.workers()))
+}
+
+// lockAll locks every position, by partition.
+func (b *bulk[S]) lockAll(ctx context.Context, tx pgx.Tx) (at []position, err error) {
+	rows, err := tx.Query(ctx, lockAll)
+	if err != nil {
+		return nil, fmt.Errorf("lock the positions: %w", err)
+	}
+	return pgx.CollectRows(rows, func(r pgx.CollectableRow) (position, error) { return b.p.scanPosition(r) })
+}
+
+// end writes positions and has the ordinary way go on, or begin.
+func (b *bulk[S]) end(ctx context.Context, how func(context.Context, pgx.Tx, []position) error) error {
+	return postgres.InTx(ctx, b.p.pool, func(tx pgx.Tx) error {
+		at, err := b.lockAll(ctx, tx)
+		if err != nil {
+			return err
+		}
+		under := false
+		if err := tx.QueryRow(ctx, bulkUnder).Scan(&under); err != nil || !under {
+			return err // another process did it
+		}
+		if err := how(ctx, tx, at); err != nil {
+			return fmt.Errorf("end copying in bulk: %w", err)
+		}
+		_, err = tx.Exec(ctx, "DELETE FROM bulk_part; DELETE FROM bulk_index")
+		return err
+	})
+}
+
+const (
+	selectBuilt   = `SELECT partition, logs, topic_ids, books, done >= buckets FROM bulk_part ORDER BY partition`
+	writePosition = `UPDATE position SET revision = revision + 1, offsets = $2, topic_ids = $3, books = $4, updated_at = now() WHERE partition = $1`
+)
+
+// finish writes the positions behind all that was copied.
+func (b *bulk[S]) finish(ctx context.Context, tx pgx.Tx, at []position) error {
+	for _, position := range at {
+		if len(position.offsets) > 0 {
+			return fmt.Errorf("%w: another program has read on meanwhile", errUnfit)
+		}
+	}
+	rows, err := tx.Query(ctx, selectBuilt)
+	if err != nil {
+		return err
+	}
+	var number int32
+	var logsText, ids, text []byte
+	var done bool
+	moves, known := &pgx.Batch{}, map[string]string{}
+	if _, err = pgx.ForEachRow(rows, []any{&number, &logsText, &ids, &text, &done}, func() error {
+		if !done {
+			return fmt.Errorf("partition %d is not copied yet", number)
+		}
+		logs, own := map[string]consumer.Bounds{}, map[string]string{}
+		if err := errors.Join(json.Unmarshal(logsText, &logs), json.Unmarshal(ids, &own)); err != nil {
+			return err
+		}
+		for topic, id := range own {
+			if known[topic] != "" && known[topic] != id {
+				return fmt.Errorf("%w: topic %s was made again meanwhile", errUnfit, topic)
+			}
+		}
+		maps.Copy(known, own)
+		position := at[number]
+		position.books, position.offsets = books{}, map[string]int64{}
+		if err := json.Unmarshal(text, &position.books); err != nil {
+			return err
+		}
+		for topic, log := range logs {
+			position.offsets[topic] = log.End
+		}
+		return position.move(moves, number, own)
+	}); err != nil {
+		return err
+	}
+	if err := b.sealIndexes(ctx, tx); err != nil {
+		return err
+	}
+	return errors.Join(tx.SendBatch(ctx, moves).Close(), b.p.fail("bulk end"))
+}
+
+func (p *position) move(batch *pgx.Batch, number int32, ids map[string]string) error {
+	sealed, err := p.seal()
+	if err != nil {
+		return err
+	}
+	offsets, err := json.Marshal(p.offsets)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(ids)
+	if err != nil {
+		return err
+	}
+	batch.Queue(writePosition, number, offsets, text, sealed)
+	return nil
+}
+
+// giveUp empties what was copied. Positions say offset 0, which is how the next
+// look knows that this was tried.
+func (b *bulk[S]) giveUp(ctx context.Context, tx pgx.Tx, at []position) error {
+	empty := "TRUNCATE state, member, parked, quarantine, source_mark"
+	for _, spec := range b.p.view.specs() {
+		empty += ", " + pgx.Identifier{spec.name}.Sanitize()
+	}
+	if _, err := tx.Exec(ctx, empty); err != nil {
+		return err
+	}
+	if err := b.makeIndexes(ctx, tx); err != nil {
+		return err
+	}
+	moves := &pgx.Batch{}
+	for number := range at {
+		at[number].offsets, at[number].books = map[string]int64{}, books{}
+		for _, topic := range b.p.dataTopics() {
+			at[number].offsets[topic] = 0
+		}
+		if err := at[number].move(moves, int32(number), map[string]string{}); err != nil {
+			return err
+		}
+	}
+	return tx.SendBatch(ctx, moves).Close()
+}
+
+// bulkProgress is how many records a generation that is copied in bulk has read,
+// as far as its positions do not say so.
+const bulkProgress = `SELECT coalesce(sum(progress), 0)::bigint FROM `
+
+// tellProgress notes how far the passes of this process are, for operators.
+func (b *bulk[S]) tellProgress(ctx context.Context) {
+	for rest(ctx, b.p.progressEvery) == nil {
+		b.mu.Lock()
+		at := map[int32]int64{}
+		for number, read := range b.at {
+			at[number] = read.Load()
+		}
+		b.mu.Unlock()
+		for number, read := range at {
+			// It only shows; what is wrong with the database shows elsewhere.
+			_, _ = b.p.pool.Exec(ctx, "UPDATE bulk_part SET progress = greatest(progress, $2) WHERE partition = $1", number, read)
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/event"
+)
+
+// bulkPass is a pass under way: the orders of one part, in memory, until all of
+// their facts are folded. Rows of logs and new members do not wait for that.
+type bulkPass[S any] struct {
+	*bulk[S]
+	part   bulkPart
+	orders map[string]*bulkOrder[S]
+	out    *outcome // of the fact at hand
+	delta  *delta   // what ordinary statements write at the end: parked facts, sums
+	books  books
+	marks  *marks
+	opened map[string]string // newest epoch that was opened, by source
+	known  map[string]bool   // facts that were counted when they were set aside
+	odd    map[string]bool   // orders that are taken one fact at a time
+	doomed bool              // others were found, and nothing of this pass is kept
+	weight int64
+	copies []*bulkTable // per table of the view; nil for sums
+	state  *bulkTable
+	member *bulkTable
+	full   chan bulkChunk
+}
+
+type bulkOrder[S any] struct {
+	order[S]
+	bytes, look int // bytes folded, and at how many the size of the state is looked at
+}
+
+func (b *bulk[S]) newPass(part bulkPart) *bulkPass[S] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.odd[part.number] == nil {
+		b.odd[part.number] = map[string]bool{}
+	}
+	pass := &bulkPass[S]{
+		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.clone(), marks: newMarks(),
+		opened: map[string]string{}, known: map[string]bool{}, odd: b.odd[part.number],
+		state: b.table("state", "order_id", "partition", "state", "applied"), member: b.table("member", "aggregate_type", "aggregate_id", "order_id"),
+		// What is not nil spares the engine to derive what was before.
+		out:  &outcome{before: []map[string]row{}, counts: map[Verdict]int{}, touched: map[string]event.Aggregate{}},
+		full: make(chan bulkChunk, 4),
+	}
+	for source, book := range pass.books.Sources {
+		pass.opened[source] = book.Epoch
+	}
+	for _, spec := range b.p.view.specs() {
+		var t *bulkTable
+		if spec.kind != kindSums {
+			var names []string
+			for _, col := range spec.all {
+				names = append(names, col.name)
+			}
+			t = b.table(spec.name, names...)
+		}
+		pass.copies = append(pass.copies, t)
+	}
+	return pass
+}
+
+func (b books) clone() books {
+	c := books{Revision: b.Revision, Sources: map[string]*book{}}
+	for source, of := range b.Sources {
+		copied := *of
+		copied.Totals = maps.Clone(of.Totals)
+		c.Sources[source] = &copied
+	}
+	return c
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// mine reports whether records with this key are this pass's.
+func (b *bulkPass[S]) mine(key []byte) bool {
+	return b.part.buckets == 1 || int64(uint64(crc32.Checksum(key, castagnoli))*uint64(b.part.buckets)>>32) == b.part.done
+}
+
+// take takes one record. Every pass looks at control records, which say what is
+// superseded.
+func (b *bulkPass[S]) take(ctx context.Context, r consumer.Record) error {
+	mine := b.mine(r.Key)
+	if !mine && !event.IsControl(r.Headers) {
+		return nil
+	}
+	if err := b.p.cfg.Codec.LearnRecord(ctx, r.Headers); err != nil {
+		return err
+	}
+	it := b.p.read(r, b.part.ids[r.Topic])
+	it.fresh = true
+	switch {
+	case it.kind == itemMark:
+		b.pass(it.mark, it.ref.Offset)
+	case it.unreadable && mine:
+		b.delta.parked = append(b.delta.parked, parkedFact{ref: it.ref, verdict: Poison, reason: it.err.Error()})
+		b.delta.counts[Poison]++
+	case it.kind == itemFact && mine:
+		return b.fact(ctx, &it, len(r.Value))
+	}
+	return nil
+}
+
+// pass takes a control record. Nothing is compared: that is left to the next one,
+// behind what is copied in bulk.
+func (b *bulkPass[S]) pass(r mark, offset int64) {
+	b.opened[r.source] = max(b.opened[r.source], r.epoch)
+	if _, newer := b.marks.take(r); !newer {
+		return
+	}
+	book := b.books.of(r.source)
+	if r.epoch > book.Epoch && book.open(r.epoch, r.first) {
+		b.delta.supersede(r.source, b.p.topics[r.source], r.epoch, offset)
+	}
+	book.Names, book.Blocked = r.blocked, r.names
+}
+
+// fact gives one fact its verdict and folds it.
+func (b *bulkPass[S]) fact(ctx context.Context, it *item, bytes int) error {
+	o := b.orders[it.fact.Key]
+	if o == nil {
+		o = &bulkOrder[S]{order: *newOrder[S](it.fact.Key), look: MaxState}
+		b.orders[it.fact.Key] = o
+		b.weight += int64(bulkOrderWeight + len(it.fact.Key))
+	}
+	o.bytes += bytes
+	if b.weight += int64(bytes + bulkFactMore); b.weight > b.budget()*5/4 && len(b.orders) > 1 && b.part.buckets < maxBuckets {
+		return errHeavy
+	}
+	in := input{fact: it.fact, ref: it.ref, err: it.err, opened: b.opened[it.fact.Source], given: &it.given}
+	if err := b.step(o, in); err != nil {
+		return b.isOdd(it.fact.Key)
+	}
+	if o.bytes > o.look && !b.odd[it.fact.Key] {
+		o.look *= 2
+		if _, ok := b.encoded(o); !ok {
+			return b.isOdd(it.fact.Key)
+		}
+	}
+	b.books.tally(it, b.part.number, b.known)
+	return b.hand(ctx, it.fact.Key)
+}
+
+// step runs one fact through the engine. An error means that the order is not
+// what it was, and that its facts must be taken with more care.
+func (b *bulkPass[S]) step(o *bulkOrder[S], in input) (err error) {
+	if b.odd[o.id] {
+		out, err := b.p.engine.run(&o.order, []input{in})
+		if err == nil {
+			b.out.append(out)
+			o.keep(out)
+		}
+		return err
+	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("view panicked: %v", cause)
+		}
+	}()
+	b.p.engine.step(&o.order, in, b.out)
+	return nil
+}
+
+// isOdd notes an order that must be taken one fact at a time, from its first fact
+// on. What this pass made of it cannot be told apart any more.
+func (b *bulkPass[S]) isOdd(id string) error {
+	if b.odd[id] || len(b.odd) >= maxOdd {
+		return fmt.Errorf("%w: facts of too many orders cannot be folded", errUnfit)
+	}
+	b.odd[id], b.doomed = true, true
+	delete(b.orders, id)
+	b.out = &outcome{before: []map[string]row{}, counts: map[Verdict]int{}, touched: map[string]event.Aggregate{}}
+	return nil
+}
+
+// encoded encodes a state, unless it is too large or cannot be.
+func (b *bulkPass[S]) encoded(o *bulkOrder[S]) (encoded, bool) {
+	bytes, err := o.encode()
+	return bytes, err == nil && len(bytes.state) <= MaxState
+}
+
+// hand hands on what a fact of an order left.
+func (b *bulkPass[S]) hand(ctx context.Context, id string) error {
+	out := b.out
+	clear(out.touched)
+	if len(out.members) > 0 {
+		for _, a := range out.members {
+			if err := b.copy(ctx, b.member, row{a.Type, a.ID, id}); err != nil {
+				return err
+			}
+		}
+		out.members = out.members[:0]
+	}
+	if len(out.parked) > 0 {
+		b.delta.parked = append(b.delta.parked, out.parked...)
+		b.delta.quarantined = append(b.delta.quarantined, out.quarantined...)
+		out.parked, out.quarantined = nil, nil
+		if int64(len(b.delta.quarantined)) > b.p.maxParked() {
+			return fmt.Errorf("%w: very many aggregates would be parked", errUnfit)
+		}
+	}
+	for i, rows := range out.logs {
+		t := b.copies[len(b.p.view.Tables)+i]
+		for _, r := range rows {
+			if err := b.copy(ctx, t, r); err != nil {
+				return err
+			}
+		}
+		out.logs[i] = rows[:0]
+	}
+	return nil
+}
+
+// derive writes what the states come to.
+func (b *bulkPass[S]) derive(ctx context.Context) error {
+	for id, o := range b.orders {
+		if len(o.applied) == 0 {
+			continue // all of it was superseded
+		}
+		tables, err := b.tablesOf(o)
+		bytes, fits := b.encoded(o)
+		if err != nil || !fits {
+			if err := b.isOdd(id); err != nil {
+				return err
+			}
+			continue
+		}
+		if b.doomed {
+			continue
+		}
+		if err := b.copy(ctx, b.state, row{id, int64(b.part.number), bytes.state, bytes.applied}); err != nil {
+			return err
+		}
+		for i, rows := range tables {
+			for key, r := range rows {
+				if b.copies[i] == nil {
+					b.delta.tables[i].add(key, r, 1)
+				} else if err := b.copy(ctx, b.copies[i], r); err != nil {
+					return err
+				}
+			}
+		}
+		delete(b.orders, id)
+	}
+	if b.doomed {
+		return errOdd
+	}
+	maps.Copy(b.delta.counts, b.out.counts)
+	for _, t := range append([]*bulkTable{b.state, b.member}, b.copies...) {
+		if t == nil {
+			continue
+		}
+		if err := b.send(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tablesOf derives the rows of an order and survives it.
+func (b *bulkPass[S]) tablesOf(o *bulkOrder[S]) (rows []map[string]row, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("view panicked: %v", cause)
+		}
+	}()
+	return b.p.engine.derive(&o.order), nil
+}
+
+// of notes whose topics are read.
+func (b *bulkPass[S]) of(ids map[string]string) error {
+	for topic, id := range ids {
+		switch b.part.ids[topic] {
+		case "":
+			b.part.ids[topic] = id
+		case id:
+		default:
+			return fmt.Errorf("%w: topic %s was made again", errUnfit, topic)
+		}
+	}
+	return nil
+}
+
+// finish writes the rest, and how far the partition is.
+func (b *bulkPass[S]) finish(ctx context.Context, tx pgx.Tx, records int64) error {
+	last := b.part.done+1 >= b.part.buckets
+	kept := b.part.books
+	if last {
+		kept = b.books
+	}
+	for source, book := range b.books.Sources {
+		kept.of(source).Totals = book.Totals
+		// Which sequences were marked since totals agreed is not known.
+		kept.of(source).Hole = last
+	}
+	text, err := json.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	ids, err := json.Marshal(b.part.ids)
+	if err != nil {
+		return err
+	}
+	batch := &pgx.Batch{}
+	b.delta.queue(batch, b.p.sql, b.part.number, b.p.own.version)
+	if last {
+		b.marks.queue(batch, b.part.number)
+	}
+	batch.Queue(finishPart, b.part.number, b.part.done+1, ids, text, records*(b.part.done+1)/b.part.buckets)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		if err = asRefusal(err); refused(err) {
+			err = errors.Join(errUnfit, err)
+		}
+		return fmt.Errorf("write the rest of a pass: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-dev/tidemark/platform/consumer"
+)
+
+// What an order weighs in memory, in bytes, more or less: by itself, and with
+// every fact besides its own bytes. bulkFactWeight is what is expected of a fact
+// in all.
+const (
+	bulkOrderWeight = 1 << 10
+	bulkFactMore    = 64
+	bulkFactWeight  = 320
+	maxOdd          = 1000    // orders of a partition that may need care
+	maxBuckets      = 1 << 16 // passes over one partition at most
+	// bulkPatience is how long a pass stands still before it is given up, so that
+	// it does not hold its transaction open.
+	bulkPatience = 30 * time.Second
+)
+
+// bulkPart is what a pass does: some of the keys of a partition.
+type bulkPart struct {
+	number        int32
+	logs          map[string]consumer.Bounds
+	ids           map[string]string
+	books         books // as they begin, with the totals of the passes before
+	done, buckets int64
+}
+
+const (
+	// Positions are what passes lock: a pass locks one that others have not.
+	takePart   = `SELECT p.partition FROM position p JOIN bulk_part b USING (partition) WHERE b.done < b.buckets ORDER BY b.partition LIMIT 1 FOR UPDATE OF p SKIP LOCKED`
+	readPart   = `SELECT logs, topic_ids, books, done, buckets FROM bulk_part WHERE partition = $1`
+	finishPart = `UPDATE bulk_part SET done = $2, topic_ids = $3, books = $4, progress = $5 WHERE partition = $1`
+	halveParts = `UPDATE bulk_part SET done = done * 2, buckets = buckets * 2 WHERE partition = $1`
+)
+
+var (
+	errOdd   = errors.New("some orders must be taken one fact at a time")
+	errHeavy = errors.New("the states do not fit in memory")
+	errStood = errors.New("it stood still for too long")
+)
+
+// pass copies one part that nobody else is at. It reports whether there was one.
+func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
+	if err := b.p.brake.wait(ctx); err != nil {
+		return false, err
+	}
+	conn, err := b.p.pool.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	number := int32(-1)
+	var did *delta
+	err = func() error {
+		var part bulkPart
+		switch err := tx.QueryRow(ctx, takePart).Scan(&number); {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil
+		case err != nil:
+			return fmt.Errorf("look for a partition to copy: %w", err)
+		}
+		if part, err = readBulkPart(ctx, tx, number); err != nil || part.done >= part.buckets {
+			return err // done since it was looked for
+		}
+		did, err = b.copyPart(ctx, tx, part)
+		return err
+	}()
+	if err == nil {
+		err = tx.Commit(ctx)
+	} else {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = tx.Rollback(bounded) // a connection on which it fails is closed by its release
+	}
+	switch {
+	case errors.Is(err, errOdd), errors.Is(err, errStood):
+		return true, nil
+	case errors.Is(err, errHeavy):
+		_, err = b.p.pool.Exec(ctx, halveParts, number)
+		return true, err
+	case err != nil:
+		return false, fmt.Errorf("copy partition %d in bulk: %w", number, err)
+	}
+	if did != nil {
+		b.p.tell(ctx, did)
+	}
+	return number >= 0, nil
+}
+
+func readBulkPart(ctx context.Context, tx pgx.Tx, number int32) (part bulkPart, err error) {
+	var logs, ids, text []byte
+	part.number = number
+	if err = tx.QueryRow(ctx, readPart, number).Scan(&logs, &ids, &text, &part.done, &part.buckets); err == nil {
+		err = errors.Join(json.Unmarshal(logs, &part.logs), json.Unmarshal(ids, &part.ids), json.Unmarshal(text, &part.books))
+	}
+	if err != nil {
+		return part, fmt.Errorf("read what is to be copied of partition %d: %w", number, err)
+	}
+	return part, nil
+}
+
+// copyPart reads the part's logs, folds, and writes; one after another, all at
+// the same time.
+func (b *bulk[S]) copyPart(ctx context.Context, tx pgx.Tx, part bulkPart) (*delta, error) {
+	pass, read, records := b.newPass(part), int64(0), int64(0)
+	for _, log := range part.logs {
+		records += log.End - log.Start
+	}
+	progress := &atomic.Int64{}
+	b.mu.Lock()
+	b.at[part.number] = progress
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.at, part.number)
+	}()
+	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
+		return nil, err
+	}
+	batches := make(chan []consumer.Record, 2)
+	group, inside := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(batches)
+		return b.p.scan(inside, part.number, part.logs, func(ids map[string]string, records []consumer.Record) error {
+			if err := errors.Join(pass.of(ids), b.stand(inside)); err != nil {
+				return err
+			}
+			select {
+			case batches <- records:
+				return nil
+			case <-inside.Done():
+				return inside.Err()
+			}
+		})
+	})
+	group.Go(func() error {
+		defer close(pass.full)
+		for batch := range batches {
+			for i := range batch {
+				if err := pass.take(inside, batch[i]); err != nil {
+					return err
+				}
+			}
+			read += int64(len(batch))
+			progress.Store((records*part.done + read) / part.buckets)
+		}
+		if inside.Err() != nil {
+			return inside.Err() // reading ended early
+		}
+		return pass.derive(inside)
+	})
+	group.Go(func() error { return pass.write(inside, tx) })
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := pass.finish(ctx, tx, records); err != nil {
+		return nil, err
+	}
+	return pass.delta, b.p.fail("bulk pass")
+}
+
+// stand stands still while something holds the reader.
+func (b *bulk[S]) stand(ctx context.Context) error {
+	if b.p.brake.holds() == "" {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, bulkPatience)
+	defer cancel()
+	if err := b.p.brake.wait(bounded); err != nil {
+		return errors.Join(ctx.Err(), errStood)
+	}
+	return nil
+}
