@@ -17,6 +17,10 @@ type benchProjectionCmd struct {
 	Pairs int `help:"Pairs of kernel and bare loop, in A B B A order." default:"5"`
 	Open  int `help:"Orders of a partition that are under way at once." default:"300"`
 
+	Rebuild       int   `help:"Facts that a generation is built from, beside bare parts; 0 leaves it out." default:"1000000"`
+	Rebuilds      int   `help:"How often each read model is built." default:"3"`
+	RebuildMemory int64 `help:"What the states of a build may take, in MB." default:"128"`
+
 	Stored   int           `help:"Facts that queries are asked over; 0 leaves them out." default:"1000000"`
 	Queries  int           `help:"Queries one after another in a round." default:"3000"`
 	Rounds   int           `help:"Rounds, each in A B B A order." default:"4"`
@@ -29,8 +33,8 @@ type benchProjectionCmd struct {
 }
 
 func (c *benchProjectionCmd) Run(a *app) (err error) {
-	if c.Facts < 0 || c.Pairs < 0 || c.Open < 1 || c.Stored < 0 || c.Queries < 1 || c.Rounds < 1 || c.Rate <= 0 || c.Duration <= 0 || c.Orders < 0 {
-		return usage("--facts, --pairs, --stored and --orders must not be negative, the others must be positive")
+	if c.Facts < 0 || c.Pairs < 0 || c.Open < 1 || c.Rebuild < 0 || c.Rebuilds < 1 || c.RebuildMemory < 1 || c.Stored < 0 || c.Queries < 1 || c.Rounds < 1 || c.Rate <= 0 || c.Duration <= 0 || c.Orders < 0 {
+		return usage("--facts, --pairs, --rebuild, --stored and --orders must not be negative, the others must be positive")
 	}
 	dir, remove, err := benchDir()
 	if err != nil {
@@ -49,7 +53,8 @@ func (c *benchProjectionCmd) Run(a *app) (err error) {
 		defer pprof.StopCPUProfile()
 	}
 	result, err := bench.RunProjection(a.ctx, bench.ProjectionOptions{
-		Dir: dir, Facts: c.Facts, Pairs: c.Pairs, Open: c.Open, Stored: c.Stored, Queries: c.Queries, Rounds: c.Rounds, Rate: c.Rate,
+		Dir: dir, Facts: c.Facts, Pairs: c.Pairs, Open: c.Open, Rebuild: c.Rebuild, Rebuilds: c.Rebuilds,
+		RebuildMemory: c.RebuildMemory, Stored: c.Stored, Queries: c.Queries, Rounds: c.Rounds, Rate: c.Rate,
 		Duration: c.Duration, Orders: c.Orders, Progress: func(what string) { fmt.Fprintln(a.err, what) },
 	})
 	if err != nil {
@@ -75,6 +80,11 @@ func printProjection(a *app, r *bench.ProjectionResult) error {
 		row("bare loop of the same rows, %s\t%.0f facts/s\t", v.View, v.Bare)
 		row("kernel / bare loop, median of %d pairs, %s\t%.2f\t>= 0.40", len(v.Pairs), v.View, v.Ratio)
 		row("CPU of this process per million facts, kernel and bare loop, %s\t%.1f s, %.1f s\t", v.View, v.KernelCPU, v.BareCPU)
+	}
+	for _, v := range r.Rebuild {
+		row("rebuild of %d facts, %s\t%.0f facts/s\t>= 70000", v.Facts, v.View, v.Rate)
+		row("rebuild / (bare consume and decode + bare copy, index, set logged), median of %d, %s\t%.2f\t<= 1.50", len(v.Runs), v.View, v.Ratio)
+		row("growth of this process while it rebuilds, its CPU per million facts, %s\t%.0f MB, %.1f s\t<= 512 MB", v.View, v.Memory, v.CPU)
 	}
 	if q := r.Query; q != nil {
 		row("copied through Kafka by both read models at once, %d facts\t%.0f facts/s each\t", q.Stored, q.Copied)

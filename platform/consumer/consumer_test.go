@@ -336,3 +336,31 @@ func TestLogBounds(t *testing.T) {
 		}
 	}
 }
+
+// A scan reads every log from its start to its end, and no further, without a
+// group.
+func TestScan(t *testing.T) {
+	cfg := kafka.Config{Brokers: testkit.Broker(t).Addr()}
+	put := newProducer(t, cfg)
+	put.put(32 * 20) // 20 records of each partition of each topic
+	logs := map[string]consumer.Bounds{kafka.TopicOrder: {Start: 3, End: 17}, kafka.TopicPayment: {Start: 0, End: 20}, kafka.TopicShipment: {Start: 5, End: 5}}
+	next := map[string]int64{kafka.TopicOrder: 3}
+	if err := consumer.Scan(t.Context(), cfg, "scan", 2, logs, func(ids map[string]string, records []consumer.Record) error {
+		for _, r := range records {
+			if r.Partition != 2 || r.Offset != next[r.Topic] || ids[r.Topic] == "" {
+				t.Errorf("%s/%d at %d, want %d; topic id %q", r.Topic, r.Partition, r.Offset, next[r.Topic], ids[r.Topic])
+			}
+			next[r.Topic]++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if next[kafka.TopicOrder] != 17 || next[kafka.TopicPayment] != 20 || next[kafka.TopicShipment] != 0 {
+		t.Errorf("read up to %v", next)
+	}
+	stop := errors.New("stop")
+	if err := consumer.Scan(t.Context(), cfg, "scan", 2, logs, func(map[string]string, []consumer.Record) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("got %v", err)
+	}
+}

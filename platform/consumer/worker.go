@@ -56,7 +56,7 @@ func (s *session) newWorker(partition int32, from map[string]int64) *worker {
 func recordOf(m *ck.Message) Record {
 	r := Record{
 		Topic: *m.TopicPartition.Topic, Partition: m.TopicPartition.Partition, Offset: int64(m.TopicPartition.Offset),
-		Key: m.Key, Value: m.Value, message: m,
+		Key: m.Key, Value: m.Value, Headers: make([]event.Header, 0, len(m.Headers)), message: m,
 	}
 	for _, h := range m.Headers {
 		r.Headers = append(r.Headers, event.Header{Key: h.Key, Value: h.Value})

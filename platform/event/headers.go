@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,10 +109,10 @@ func ParseHeaders(headers []Header) (Envelope, error) {
 		RecordedAt:    p.time(headerRecordedAt),
 		Epoch:         p.required(headerEpoch),
 		Version:       p.positive(headerVersion, p.required(headerVersion)),
-		CausationID:   p.values[headerCausation],
-		CorrelationID: p.values[headerCorrelation],
-		TraceParent:   p.values[headerTraceParent],
-		TraceState:    p.values[headerTraceState],
+		CausationID:   p.optional(headerCausation),
+		CorrelationID: p.optional(headerCorrelation),
+		TraceParent:   p.optional(headerTraceParent),
+		TraceState:    p.optional(headerTraceState),
 	}
 	e.Aggregate.Type, e.Aggregate.ID = p.pair(headerAggregate)
 	name, version := p.pair(headerDataSchema)
@@ -149,15 +150,25 @@ func (e Envelope) Validate() error {
 	return err
 }
 
+// headerNames are the headers that are read; all others are ignored.
+var headerNames = [...]string{
+	headerSpecVersion, headerContentType, headerID, headerSource, headerType, headerTime, headerSubject, headerDataSchema, headerRecordedAt,
+	headerEpoch, headerAggregate, headerVersion, headerCausation, headerCorrelation, headerTraceParent, headerTraceState,
+}
+
+// placeOf is the place of a header in headerNames, or -1.
+func placeOf(header string) int { return slices.Index(headerNames[:], header) }
+
 // parser reads headers and remembers the first thing that was wrong.
 type parser struct {
-	values map[string]string
+	values [len(headerNames)]string
+	given  [len(headerNames)]bool
 	ours   bool // a CloudEvents header was among them
 	err    error
 }
 
 func newParser(headers []Header) *parser {
-	p := &parser{values: make(map[string]string, min(len(headers), 20))}
+	p := &parser{}
 	for _, h := range headers {
 		p.read(h)
 	}
@@ -171,22 +182,30 @@ func (p *parser) fail(header, reason string) {
 }
 
 func (p *parser) read(h Header) {
-	trace := h.Key == headerTraceParent || h.Key == headerTraceState
-	if !trace && h.Key != headerContentType && !strings.HasPrefix(h.Key, "ce_") {
+	p.ours = p.ours || strings.HasPrefix(h.Key, "ce_")
+	i := placeOf(h.Key)
+	if i < 0 {
 		return
 	}
-	p.ours = p.ours || strings.HasPrefix(h.Key, "ce_")
 	reason := unclean(h.Value)
-	if _, doubled := p.values[h.Key]; doubled {
+	if p.given[i] {
 		reason = "appears twice"
 	}
-	switch {
-	case reason == "":
-		p.values[h.Key] = string(h.Value)
-	case !trace:
+	switch trace := h.Key == headerTraceParent || h.Key == headerTraceState; {
+	case reason != "" && !trace:
 		p.fail(h.Key, reason)
+	case reason != "":
+	case h.Key == headerSpecVersion && string(h.Value) == specVersion:
+		p.values[i], p.given[i] = specVersion, true
+	case h.Key == headerContentType && string(h.Value) == contentType:
+		p.values[i], p.given[i] = contentType, true
+	default:
+		p.values[i], p.given[i] = string(h.Value), true
 	}
 }
+
+// optional is what a header says, or "".
+func (p *parser) optional(header string) string { return p.values[placeOf(header)] }
 
 // unclean says why a value can be no header of ours, or "". Control characters
 // are refused because ids go into databases and logs, and some of them (NUL in
@@ -207,9 +226,9 @@ func unclean(value []byte) string {
 }
 
 func (p *parser) required(header string) string {
-	value, ok := p.values[header]
+	value := p.optional(header)
 	switch {
-	case !ok:
+	case !p.given[placeOf(header)]:
 		p.fail(header, "missing")
 	case value == "":
 		p.fail(header, "empty")

@@ -92,8 +92,10 @@ func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
 	if err != nil || !under {
 		return err == nil, err
 	}
-	if err := b.p.brake.wait(ctx); err != nil {
-		return false, err
+	if b.p.brake.holds() != "" {
+		if err := errors.Join(b.p.fail("bulk stands"), b.p.brake.wait(ctx)); err != nil {
+			return false, err
+		}
 	}
 	inside, cancel := context.WithCancel(ctx)
 	var progress sync.WaitGroup

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -354,4 +355,59 @@ func TestBulkLeavesAlone(t *testing.T) {
 	if err := few.Bulk(t.Context()); err != nil || log.scans > 0 {
 		t.Errorf("%v, %d scans of empty logs", err, log.scans)
 	}
+}
+
+// A build that an operator pauses reads nothing, and goes on where it stood.
+func TestBulkStandsStill(t *testing.T) {
+	l := newTopics()
+	log := &scanned{records: l.facts(about("o", 1, 3)...)}
+	s := inBulk(t, log, 1<<20)
+	s.barrier(log.records)
+	s.Brake("an operator paused it")
+	stood, done := make(chan struct{}), make(chan error, 1)
+	log.before = func(int) error {
+		if s.Braked() != "" {
+			t.Error("it reads although it is paused")
+		}
+		return nil
+	}
+	s.Failing(func(at string) error {
+		if at == "bulk stands" {
+			close(stood)
+		}
+		return nil
+	})
+	go func() { done <- s.Bulk(t.Context()) }()
+	<-stood
+	s.Brake("")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := s.query("SELECT count(*) AS n FROM @notes")[0]["n"]; n != int64(3) {
+		t.Errorf("%v facts were copied", n)
+	}
+}
+
+// Two processes copy in bulk together; from a broker, beside what goes on.
+func TestBulkFromABroker(t *testing.T) {
+	b := newBroker(t)
+	facts := orders(400)
+	b.publish(facts...)
+	eager := func(c *projection.Config, _ *projection.View[tally]) { c.Generations.BulkAbove = 1 }
+	first := open(t, testkit.PostgresURL(t), b.reach, eager)
+	second := open(t, first.url, b.reach, eager)
+	var together errgroup.Group
+	for _, s := range []*subject{first, second} {
+		together.Go(func() error { return s.Bulk(t.Context()) })
+	}
+	if err := together.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	same(t, memory(t, facts...), first.viewRows())
+	more := orders(450)[400:]
+	b.publish(more...)
+	first.start()
+	second.start()
+	first.until("all is copied", func() bool { return first.query("SELECT count(*) AS n FROM @state")[0]["n"] == int64(450) })
+	same(t, memory(t, append(facts, more...)...), first.viewRows())
 }

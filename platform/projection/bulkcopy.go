@@ -73,9 +73,6 @@ func (b *bulk[S]) table(name string, columns ...string) *bulkTable {
 
 // add appends a row.
 func (t *bulkTable) add(r row) error {
-	if len(t.buf) == 0 {
-		t.buf = append(make([]byte, 0, copyChunk+64<<10), copyHeader...)
-	}
 	t.buf = binary.BigEndian.AppendUint16(t.buf, uint16(len(r)))
 	for i, v := range r {
 		if !t.value(t.oids[i], v) {
@@ -142,6 +139,14 @@ func (b *bulkPass[S]) copy(ctx context.Context, t *bulkTable, r row) error {
 	if b.doomed {
 		return nil
 	}
+	if len(t.buf) == 0 {
+		select {
+		case t.buf = <-b.empty:
+		default:
+			t.buf = make([]byte, 0, copyChunk+64<<10)
+		}
+		t.buf = append(t.buf, copyHeader...)
+	}
 	if err := t.add(r); err != nil {
 		return err
 	}
@@ -186,6 +191,10 @@ func (b *bulkPass[S]) write(ctx context.Context, tx pgx.Tx) error {
 					err = errors.Join(errUnfit, err)
 				}
 				return fmt.Errorf("copy rows: %w", err)
+			}
+			select {
+			case b.empty <- chunk.rows[:0]:
+			default:
 			}
 		}
 	}

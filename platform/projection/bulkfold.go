@@ -29,10 +29,12 @@ type bulkPass[S any] struct {
 	odd    map[string]bool   // orders that are taken one fact at a time
 	doomed bool              // others were found, and nothing of this pass is kept
 	weight int64
+	budget int64        // of weight
 	copies []*bulkTable // per table of the view; nil for sums
 	state  *bulkTable
 	member *bulkTable
 	full   chan bulkChunk
+	empty  chan []byte // to be filled again
 }
 
 type bulkOrder[S any] struct {
@@ -47,12 +49,12 @@ func (b *bulk[S]) newPass(part bulkPart) *bulkPass[S] {
 		b.odd[part.number] = map[string]bool{}
 	}
 	pass := &bulkPass[S]{
-		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.clone(), marks: newMarks(),
+		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.clone(), marks: newMarks(), budget: b.budget(),
 		opened: map[string]string{}, known: map[string]bool{}, odd: b.odd[part.number],
 		state: b.table("state", "order_id", "partition", "state", "applied"), member: b.table("member", "aggregate_type", "aggregate_id", "order_id"),
 		// What is not nil spares the engine to derive what was before.
 		out:  &outcome{before: []map[string]row{}, counts: map[Verdict]int{}, touched: map[string]event.Aggregate{}},
-		full: make(chan bulkChunk, 4),
+		full: make(chan bulkChunk, 4), empty: make(chan []byte, 4),
 	}
 	for source, book := range pass.books.Sources {
 		pass.opened[source] = book.Epoch
@@ -135,7 +137,7 @@ func (b *bulkPass[S]) fact(ctx context.Context, it *item, bytes int) error {
 		b.weight += int64(bulkOrderWeight + len(it.fact.Key))
 	}
 	o.bytes += bytes
-	if b.weight += int64(bytes + bulkFactMore); b.weight > b.budget()*5/4 && len(b.orders) > 1 && b.part.buckets < maxBuckets {
+	if b.weight += int64(bytes + bulkFactMore); b.weight > b.budget*5/4 && len(b.orders) > 1 && b.part.buckets < maxBuckets {
 		return errHeavy
 	}
 	in := input{fact: it.fact, ref: it.ref, err: it.err, opened: b.opened[it.fact.Source], given: &it.given}

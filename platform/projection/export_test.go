@@ -174,3 +174,6 @@ func (p *Projection[S]) Mistake(order string, asOf time.Time) {
 
 // Failing asks fail at every failpoint.
 func (p *Projection[S]) Failing(fail func(string) error) { p.fail = fail }
+
+// Brake holds the reader for a reason, or lets it go.
+func (p *Projection[S]) Brake(why string) { p.brake.set(why) }

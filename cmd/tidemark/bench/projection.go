@@ -26,6 +26,10 @@ type ProjectionOptions struct {
 	// of a partition are under way at once: the more, the fewer facts of one order
 	// meet in a batch.
 	Facts, Pairs, Open int
+	// Rebuild are the facts that a generation is built from; Rebuilds how often, and
+	// RebuildMemory what its states may take, in MB.
+	Rebuild, Rebuilds int
+	RebuildMemory     int64
 	// Stored are the facts that queries are asked over; Queries is how many are
 	// asked one after another in each round, Rounds how often.
 	Stored, Queries, Rounds int
@@ -43,6 +47,7 @@ type ProjectionResult struct {
 	Machine   Machine          `json:"machine"`
 	Postgres  string           `json:"postgres"`
 	Apply     []ApplyResult    `json:"live_apply,omitempty"`
+	Rebuild   []RebuildResult  `json:"rebuild,omitempty"`
 	Query     *QueryResult     `json:"queries,omitempty"`
 	Freshness *FreshnessFloors `json:"freshness,omitempty"`
 }
@@ -93,6 +98,11 @@ func RunProjection(ctx context.Context, opts ProjectionOptions) (result *Project
 				return result, fmt.Errorf("live apply: %w", err)
 			}
 			result.Apply = append(result.Apply, one)
+		}
+	}
+	if opts.Rebuild > 0 && opts.Rebuilds > 0 {
+		if result.Rebuild, err = b.rebuilds(ctx); err != nil {
+			return result, fmt.Errorf("rebuild: %w", err)
 		}
 	}
 	if opts.Stored > 0 {
