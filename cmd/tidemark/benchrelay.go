@@ -97,6 +97,7 @@ func (c *benchRelayCmd) print(a *app, r *bench.RelayResult) error {
 		row("commits without journal, %d clients\t%.0f/s\t", m.Clients, m.Without)
 		row("commits, relay stopped\t%.0f/s = %.2f\t>= 0.70", m.Stopped, m.StoppedRatio)
 		row("commits, relay running\t%.0f/s = %.2f\t>= 0.70", m.Running, m.RunningRatio)
+		row("CPU per commit: without, relay stopped, running\t%.0f, %.0f, %.0f µs\t", m.WithoutCPU, m.StoppedCPU, m.RunningCPU)
 	}
 	if i := r.Idle; i != nil {
 		row("idle for %.0f s, process with broker\t%.2f %% of a core, heap %+d KiB\t< 1 %%, no growth", i.Seconds, i.CPU, i.Heap>>10)

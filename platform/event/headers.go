@@ -64,25 +64,40 @@ func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Re
 // not among them; causation, correlation and trace are left out when empty.
 func (e Envelope) Headers() []Header {
 	headers := make([]Header, 0, 16)
-	put := func(name, value string) { headers = append(headers, Header{name, []byte(value)}) }
-	put(headerSpecVersion, specVersion)
-	put(headerContentType, contentType)
-	put(headerID, e.ID)
-	put(headerSource, sourcePrefix+e.Source)
-	put(headerType, typePrefix+e.Type)
-	put(headerTime, e.OccurredAt.UTC().Format(time.RFC3339Nano))
-	put(headerSubject, e.Key)
-	put(headerDataSchema, e.Type+"/"+strconv.Itoa(e.SchemaVersion))
-	put(headerRecordedAt, e.RecordedAt.UTC().Format(time.RFC3339Nano))
-	put(headerEpoch, e.Epoch)
-	put(headerAggregate, e.Aggregate.String())
-	put(headerVersion, strconv.FormatInt(e.Version, 10))
-	for _, optional := range []Header{
-		{headerCausation, []byte(e.CausationID)}, {headerCorrelation, []byte(e.CorrelationID)},
-		{headerTraceParent, []byte(e.TraceParent)}, {headerTraceState, []byte(e.TraceState)},
+	all, start := make([]byte, 0, 768), 0 // one buffer for all values
+	put := func(name string) {
+		headers = append(headers, Header{name, all[start:len(all):len(all)]})
+		start = len(all)
+	}
+	text := func(name string, parts ...string) {
+		for _, part := range parts {
+			all = append(all, part...)
+		}
+		put(name)
+	}
+	text(headerSpecVersion, specVersion)
+	text(headerContentType, contentType)
+	text(headerID, e.ID)
+	text(headerSource, sourcePrefix, e.Source)
+	text(headerType, typePrefix, e.Type)
+	all = e.OccurredAt.UTC().AppendFormat(all, time.RFC3339Nano)
+	put(headerTime)
+	text(headerSubject, e.Key)
+	all = append(append(all, e.Type...), '/')
+	all = strconv.AppendInt(all, int64(e.SchemaVersion), 10)
+	put(headerDataSchema)
+	all = e.RecordedAt.UTC().AppendFormat(all, time.RFC3339Nano)
+	put(headerRecordedAt)
+	text(headerEpoch, e.Epoch)
+	text(headerAggregate, e.Aggregate.Type, "/", e.Aggregate.ID)
+	all = strconv.AppendInt(all, e.Version, 10)
+	put(headerVersion)
+	for _, optional := range [...][2]string{
+		{headerCausation, e.CausationID}, {headerCorrelation, e.CorrelationID},
+		{headerTraceParent, e.TraceParent}, {headerTraceState, e.TraceState},
 	} {
-		if len(optional.Value) > 0 {
-			headers = append(headers, optional)
+		if optional[1] != "" {
+			text(optional[0], optional[1])
 		}
 	}
 	return headers

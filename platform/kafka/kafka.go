@@ -105,6 +105,7 @@ func NewProducer(c Config, clientID string) (*ck.Producer, error) {
 		"queue.buffering.max.messages": 100_000,
 		"queue.buffering.max.kbytes":   256 << 10,
 		"go.produce.channel.size":      0,
+		"go.delivery.report.fields":    "none", // reports say where a message went, not what it was
 		"go.events.channel.size":       10_000,
 	} {
 		m[name] = value

@@ -100,7 +100,7 @@ type Relay struct {
 }
 
 type hooks struct {
-	read     func(*owner) error // the unsent set was read
+	read     func(*owner) error // the unsent set was read, nothing of it is sent
 	produced func(*owner) error // some were sent: all are acknowledged, none is marked
 }
 
@@ -170,7 +170,7 @@ func (r *Relay) own(ctx context.Context) (err error) {
 	}
 	o := &owner{
 		Relay: r, topic: kafka.EventsTopic(r.cfg.Source), producer: producer, shards: map[int32]*shard{},
-		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15), hints: newHints(),
+		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15), hints: newHints(), lessons: lessons{},
 	}
 	drained := make(chan struct{})
 	go o.drain(drained)
@@ -178,6 +178,7 @@ func (r *Relay) own(ctx context.Context) (err error) {
 	var group sync.WaitGroup
 	group.Go(func() { o.tell(hinting) })
 	group.Go(func() { o.listen(hinting) })
+	o.background = func(f func(context.Context)) { group.Go(func() { f(hinting) }) }
 	defer func() {
 		quiet()
 		group.Wait()
@@ -203,6 +204,10 @@ type owner struct {
 	fatal    chan error
 	reports  chan ck.Event
 	hints    hints
+	lessons  lessons
+	// background runs something until it ends or the owner does.
+	background func(func(context.Context))
+
 	shards   map[int32]*shard // those that are ours
 	trusted  time.Time        // before it, on our own clock, nobody else can have taken them
 	surveyed time.Time        // when we last looked at the other relays
@@ -309,72 +314,4 @@ func (o *owner) loop(ctx context.Context) error {
 // longer, because a turn costs nearly the same for one event as for twenty.
 func (o *owner) gather() time.Duration {
 	return o.tuning.Coalesce * time.Duration(min(max(o.lastRows/4, 1), 5))
-}
-
-// cycle is one turn: what is unsent is read, sent, acknowledged, marked, and
-// then, at this barrier, the control records that are due are written.
-func (o *owner) cycle(ctx context.Context) (more bool, err error) {
-	o.lastRead = time.Now()
-	set, err := o.readUnsent(ctx)
-	if err != nil {
-		return false, err
-	}
-	if err := o.pass(o.hooks.read); err != nil {
-		return false, err
-	}
-	for _, r := range set.rows { // a newer service beside this one may have written them
-		if err := o.cfg.Codec.Learn(ctx, r.Source, r.Type, r.SchemaVersion); err != nil {
-			return false, err
-		}
-	}
-	o.lastRows = len(set.rows)
-	good, bad := o.sort(set.rows)
-	if err := o.send(ctx, good); err != nil {
-		return false, err
-	}
-	good, refused := split(good)
-	bad = append(bad, refused...)
-	if len(good) > 0 {
-		if err := o.pass(o.hooks.produced); err != nil {
-			return false, err
-		}
-	}
-	// What was acknowledged is marked even while the process is stopping.
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if err := o.mark(bounded, good, bad); err != nil {
-		return false, err
-	}
-	if ctx.Err() != nil {
-		return false, nil
-	}
-	o.advance(set)
-	if err := o.control(ctx); err != nil {
-		return false, err
-	}
-	more, err = o.settle(ctx, set.survey)
-	// A partition that was lost may be free: look at once.
-	return more || set.full || o.surveyed.IsZero(), err
-}
-
-// advance moves as_of to the time of the read for every partition of which
-// everything up to the highest row of that read is sent. A transaction that
-// commits later with a lower sequence was acknowledged to nobody before that
-// time, so as_of stays true; it is sent by a later turn.
-func (o *owner) advance(set unsentSet) {
-	for _, s := range o.shards {
-		seen, read := set.shards[s.partition]
-		switch {
-		case !read:
-			continue
-		case seen.head == 0:
-			s.asOf, s.target = set.at, nil
-			continue
-		case s.target == nil:
-			s.target = &target{at: set.at, head: seen.head}
-		}
-		if seen.last >= s.target.head {
-			s.asOf, s.target = s.target.at, nil
-		}
-	}
 }

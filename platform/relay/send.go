@@ -28,49 +28,41 @@ type sending struct {
 	span kafkaotel.Sending
 }
 
-// send produces the rows in order, each to the partition that was computed when
-// its command was decided, and returns when all are acknowledged. In-flight
-// messages are never cancelled. A row that the broker itself refuses as too
-// large or invalid comes back with its reason in bad.
-func (o *owner) send(ctx context.Context, rows []*row) error {
-	if len(rows) == 0 {
-		return nil
-	}
+// send produces one row to the partition that was computed when its command was
+// decided; await waits for its acknowledgement. In-flight messages are never
+// cancelled. A row that the broker itself refuses as too large or invalid has
+// its reason in bad then.
+func (o *owner) send(ctx context.Context, b *batch, r *row, in []event.Header, value []byte) error {
 	if err := o.trust(ctx); err != nil {
 		return err
 	}
-	pending := 0
-	for _, r := range rows {
-		if o.shards[r.Partition] == nil {
-			continue // taken over meanwhile
-		}
-		m := o.message(r)
-		s := &sending{row: r, span: o.otel.Send(remote(r), m, attribute.Float64("tidemark.outbox.wait", time.Since(r.RecordedAt).Seconds()),
-			attribute.String("tidemark.event.id", r.ID), attribute.String("tidemark.aggregate", r.Aggregate.String()),
-			attribute.Int64("tidemark.version", r.Version))}
-		m.Opaque = s
-		for {
-			err := o.producer.Produce(m, o.reports)
-			if err == nil {
-				pending++
-				break
-			}
-			if !isCode(err, ck.ErrQueueFull) || pending == 0 {
-				s.span.Done(ctx, nil, err)
-				return fmt.Errorf("produce: %w", err)
-			}
-			if err := o.await(ctx, &pending, pending/2); err != nil {
-				return err
-			}
-		}
+	if o.shards[r.Partition] == nil {
+		return nil // taken over meanwhile
 	}
-	return o.await(ctx, &pending, 0)
-}
-
-func (o *owner) message(r *row) *ck.Message {
-	return &ck.Message{
-		TopicPartition: ck.TopicPartition{Topic: &o.topic, Partition: r.Partition},
-		Key:            []byte(r.Key), Value: r.value, Headers: r.headers,
+	m := &ck.Message{
+		TopicPartition: ck.TopicPartition{Topic: &o.topic, Partition: r.Partition}, Key: []byte(r.Key), Value: value, Headers: headers(in),
+	}
+	s := &sending{row: r, span: o.otel.Send(remote(r), m)}
+	if s.span.Recording() {
+		s.span.SetAttributes(attribute.Float64("tidemark.outbox.wait", time.Since(r.RecordedAt).Seconds()),
+			attribute.String("tidemark.event.id", r.ID), attribute.String("tidemark.aggregate", r.Aggregate.String()),
+			attribute.Int64("tidemark.version", r.Version))
+	}
+	m.Opaque = s
+	for {
+		err := o.producer.Produce(m, o.reports)
+		if err == nil {
+			b.sent = append(b.sent, r)
+			b.pending++
+			return nil
+		}
+		if !isCode(err, ck.ErrQueueFull) || b.pending == 0 {
+			s.span.Done(ctx, nil, err)
+			return fmt.Errorf("produce: %w", err)
+		}
+		if err := o.await(ctx, &b.pending, b.pending/2); err != nil {
+			return err
+		}
 	}
 }
 

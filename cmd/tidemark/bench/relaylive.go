@@ -128,11 +128,17 @@ type CommitResult struct {
 	Running      float64 `json:"with_relay_running_per_second"`
 	StoppedRatio float64 `json:"relay_stopped_ratio"`
 	RunningRatio float64 `json:"relay_running_ratio"`
+	// The CPU of this process (broker included if it is the embedded one) and of
+	// Postgres per commit, in microseconds: what the rates hang on where the
+	// clients keep all cores busy, and what other programs beside them do not spoil.
+	WithoutCPU float64 `json:"without_cpu_us"`
+	StoppedCPU float64 `json:"with_relay_stopped_cpu_us"`
+	RunningCPU float64 `json:"with_relay_running_cpu_us"`
 }
 
 func (b *bed) commits(ctx context.Context) (*CommitResult, error) {
 	kinds := []string{"without", "relay stopped", "relay running"}
-	rates := map[string][]float64{}
+	rates, cpus := map[string][]float64{}, map[string][]float64{}
 	for round := range b.opts.Rounds {
 		order := slices.Clone(kinds)
 		if round%2 == 1 {
@@ -140,30 +146,35 @@ func (b *bed) commits(ctx context.Context) (*CommitResult, error) {
 		}
 		for _, kind := range order {
 			b.opts.Progress(fmt.Sprintf("commits %d of %d: %s", round+1, b.opts.Rounds, kind))
-			rate, err := b.commitRate(ctx, kind)
+			rate, cpu, err := b.commitRate(ctx, kind)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", kind, err)
 			}
-			rates[kind] = append(rates[kind], rate)
+			rates[kind], cpus[kind] = append(rates[kind], rate), append(cpus[kind], cpu)
 		}
 	}
-	of := func(kind string) float64 { return median(rates[kind], func(r float64) float64 { return r }) }
-	r := &CommitResult{Clients: b.opts.Clients, Without: of(kinds[0]), Stopped: of(kinds[1]), Running: of(kinds[2])}
+	of := func(figures map[string][]float64, kind int) float64 {
+		return median(figures[kinds[kind]], func(r float64) float64 { return r })
+	}
+	r := &CommitResult{
+		Clients: b.opts.Clients, Without: of(rates, 0), Stopped: of(rates, 1), Running: of(rates, 2),
+		WithoutCPU: of(cpus, 0), StoppedCPU: of(cpus, 1), RunningCPU: of(cpus, 2),
+	}
 	r.StoppedRatio, r.RunningRatio = r.Stopped/r.Without, r.Running/r.Without
 	return r, nil
 }
 
 // commitRate runs a closed loop of clients on a fresh database.
-func (b *bed) commitRate(ctx context.Context, kind string) (rate float64, err error) {
+func (b *bed) commitRate(ctx context.Context, kind string) (rate, cpu float64, err error) {
 	s, err := b.fresh(ctx, "")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, s.strike(ctx)) }()
 	if kind == "relay running" {
 		stop, err := s.startRelay(ctx)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
@@ -171,7 +182,7 @@ func (b *bed) commitRate(ctx context.Context, kind string) (rate float64, err er
 	var group sync.WaitGroup
 	var count atomic.Int64
 	var failed atomic.Pointer[error]
-	start := time.Now()
+	start, before := time.Now(), cpuSeconds()+b.serverCPU()
 	for c := range b.opts.Clients {
 		group.Go(func() {
 			for i := 0; time.Since(start) < b.opts.Commits && failed.Load() == nil; i++ {
@@ -191,15 +202,17 @@ func (b *bed) commitRate(ctx context.Context, kind string) (rate float64, err er
 	group.Wait()
 	rate = float64(count.Load()) / time.Since(start).Seconds()
 	if err := failed.Load(); err != nil {
-		return 0, *err
+		return 0, 0, *err
 	}
+	used := func() float64 { return (cpuSeconds() + b.serverCPU() - before) * 1e6 / float64(count.Load()) }
 	if kind != "relay running" {
-		return rate, nil
+		return rate, used(), nil
 	}
 	if err := s.marked(ctx); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return rate, b.check(ctx, int(count.Load()))
+	cpu = used()
+	return rate, cpu, b.check(ctx, int(count.Load()))
 }
 
 // IdleResult is what doing nothing costs.

@@ -41,6 +41,13 @@ func (t *Telemetry) Send(ctx context.Context, m *ck.Message, attrs ...attribute.
 	return s
 }
 
+// Recording reports whether somebody will see the span: whether attributes are
+// worth making.
+func (s Sending) Recording() bool { return s.span.IsRecording() }
+
+// SetAttributes adds attributes to the span.
+func (s Sending) SetAttributes(attrs ...attribute.KeyValue) { s.span.SetAttributes(attrs...) }
+
 // Done ends the span with the broker's answer and counts the message. m is the
 // message of the delivery report, which carries partition and offset; it may be
 // nil if there is none, because the message was not even taken.

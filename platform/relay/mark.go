@@ -5,86 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/tidemark-dev/tidemark/platform/avro"
-	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
-
-// split separates what was acknowledged from what the broker refused.
-func split(rows []*row) (good, bad []*row) {
-	for _, r := range rows {
-		if r.bad != "" {
-			bad = append(bad, r)
-		} else {
-			good = append(good, r)
-		}
-	}
-	return good, bad
-}
-
-// sort frames the rows and sets aside those that can never be sent, and those
-// that follow one of them.
-func (o *owner) sort(rows []*row) (good, bad []*row) {
-	stopped := map[event.Aggregate]bool{}
-	for _, r := range rows {
-		if r.follows || stopped[r.Aggregate] {
-			stopped[r.Aggregate] = true
-			bad = append(bad, r)
-			continue
-		}
-		id, known := o.cfg.Codec.ID(r.Type, r.SchemaVersion)
-		switch {
-		case !known:
-			r.bad = fmt.Sprintf("no schema %s/%d", r.Type, r.SchemaVersion)
-		case len(r.payload) > maxPayloadBytes:
-			r.bad = fmt.Sprintf("%d bytes are more than the %d of a message", len(r.payload), maxPayloadBytes)
-		default:
-			in := r.Headers()
-			r.headers = headers(in)
-			if !plain(&r.Envelope, in) {
-				if err := r.Validate(); err != nil {
-					r.bad = err.Error()
-				}
-			}
-		}
-		if r.bad != "" {
-			stopped[r.Aggregate] = true
-			bad = append(bad, r)
-			continue
-		}
-		r.value = avro.Frame(id, r.payload)
-		good = append(good, r)
-	}
-	return good, bad
-}
-
-// plain says cheaply of nearly every event that readers will accept its headers.
-// Of what is left, Validate decides.
-func plain(e *event.Envelope, headers []event.Header) bool {
-	if e.ID == "" || e.Source == "" || e.Type == "" || e.Key == "" || e.Epoch == "" || e.Aggregate.Type == "" || e.Aggregate.ID == "" ||
-		e.Version < 1 || e.SchemaVersion < 1 || !ordinary(e.OccurredAt) || !ordinary(e.RecordedAt) ||
-		strings.Contains(e.Aggregate.Type, "/") || strings.Contains(e.Type, "/") {
-		return false
-	}
-	for _, h := range headers {
-		if len(h.Value) > 512 {
-			return false
-		}
-		for _, b := range h.Value {
-			if b < ' ' || b > '~' {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func ordinary(t time.Time) bool { return t.Year() >= 1000 && t.Year() <= 9999 }
 
 // markSoon spares a mark the wait for the disk. A crash of the server may then
 // forget the newest marks: their events are still unsent and are sent again, and
