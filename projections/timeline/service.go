@@ -3,19 +3,10 @@ package timeline
 import (
 	"context"
 	_ "embed"
-	"errors"
-	"time"
 
 	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
 
-	"github.com/tidemark-dev/tidemark/platform/avro"
-	"github.com/tidemark-dev/tidemark/platform/kafka"
-	"github.com/tidemark-dev/tidemark/platform/lifecycle"
-	"github.com/tidemark-dev/tidemark/platform/postgres"
-	"github.com/tidemark-dev/tidemark/platform/projection"
-	"github.com/tidemark-dev/tidemark/platform/rpc"
-	"github.com/tidemark-dev/tidemark/platform/telemetry"
-	"github.com/tidemark-dev/tidemark/schemas"
+	"github.com/tidemark-dev/tidemark/platform/readmodel"
 )
 
 //go:embed readmodel.yaml
@@ -23,66 +14,12 @@ var contract string
 
 // Config is all that the timeline can be told.
 type Config struct {
-	Postgres   postgres.Config   `embed:"" prefix:"postgres-"`
-	Kafka      kafka.Config      `embed:"" prefix:"kafka-"`
-	RPC        rpc.Config        `embed:"" set:"rpc_addr=127.0.0.1:7201" set:"http_addr=127.0.0.1:8201"`
-	Telemetry  telemetry.Config  `embed:""`
-	Owners     projection.Owners `embed:"" prefix:"owner-"`
-	ClockSkew  time.Duration     `help:"How far apart two machines' clocks may be; added to every staleness." default:"100ms"`
-	InstanceID string            `help:"Name of this replica that its restart keeps, such as a stateful set gives: a quick restart then moves no partitions. Empty: every restart shares them out anew." name:"instance-id"`
-	// Generations says how builds of the view follow each other.
-	Generations projection.Generations `embed:"" prefix:"generations-"`
-	// Ready is called with the bound gRPC address before the first query is answered.
-	Ready func(addr string) `kong:"-"`
+	readmodel.Config `embed:"" set:"rpc_addr=127.0.0.1:7201" set:"http_addr=127.0.0.1:8201"`
 }
 
 // Run keeps the timeline and answers queries until the context ends.
 func Run(ctx context.Context, cfg Config) error {
-	log := lifecycle.Logger(ctx).With("service", "timeline")
-	cfg.Telemetry.ServiceName = "tidemark-timeline"
-	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
-		tel, err := telemetry.Setup(ctx, cfg.Telemetry)
-		if err != nil {
-			return err
-		}
-		g.OnStop("telemetry", tel.Shutdown)
-		codec, err := avro.Connect(ctx, cfg.Kafka.RegistryURL, avro.Numbering(cfg.Kafka.SchemaIDs), schemas.Catalog(), log)
-		if err != nil {
-			return err
-		}
-		journal, hangUp, err := cfg.Owners.Dial(codec, tel)
-		if err != nil {
-			return err
-		}
-		copied, err := projection.Open(ctx, projection.Config{
-			Postgres: cfg.Postgres, Kafka: cfg.Kafka, InstanceID: cfg.InstanceID, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
-			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
-		}, View())
-		if err != nil {
-			return errors.Join(err, hangUp())
-		}
-		g.OnStop("database", func(context.Context) error { copied.Close(); return hangUp() })
-		pager, err := rpc.NewPager([]byte(cfg.RPC.PageSecret))
-		if err != nil {
-			return err
-		}
-		srv, err := rpc.NewServer(cfg.RPC, tel, log)
-		if err != nil {
-			return err
-		}
-		timelinev1.RegisterTimelineServiceServer(srv.GRPC(), &server{copy: copied, pager: pager})
-		copied.Register(srv.GRPC())
-		srv.AddCheck("projection", copied.Ready)
-		addr, err := srv.Listen()
-		if err != nil {
-			return err
-		}
-		g.Go("projection", copied.Run)
-		g.Go("server", srv.Serve)
-		log.Info("timeline answers", "addr", addr, "generation", copied.Generation())
-		if cfg.Ready != nil {
-			cfg.Ready(addr)
-		}
-		return nil
+	return readmodel.Run(ctx, cfg.Config, View(), contract, func(p readmodel.Parts[State]) {
+		timelinev1.RegisterTimelineServiceServer(p.Server, &server{copy: p.Copy, pager: p.Pager})
 	})
 }

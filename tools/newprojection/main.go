@@ -45,6 +45,7 @@ func files(name string) map[string]string {
 		"view.go.tmpl":         filepath.Join("projections", name, "view.go"),
 		"store.go.tmpl":        filepath.Join("projections", name, "store.go"),
 		"server.go.tmpl":       filepath.Join("projections", name, "server.go"),
+		"service.go.tmpl":      filepath.Join("projections", name, "service.go"),
 		"main.go.tmpl":         filepath.Join("projections", name, "cmd", "main.go"),
 		"view_test.go.tmpl":    filepath.Join("projections", name, "view_test.go"),
 		"service_test.go.tmpl": filepath.Join("projections", name, "service_test.go"),
@@ -64,7 +65,7 @@ func run(name string) error {
 	title := strings.ToUpper(name[:1]) + name[1:]
 	targets := files(name)
 	for _, source := range slices.Sorted(maps.Keys(targets)) {
-		text, err := fill(source, name, title)
+		text, err := fill(source, name, title, port)
 		if err != nil {
 			return err
 		}
@@ -72,14 +73,7 @@ func run(name string) error {
 			return err
 		}
 	}
-	service, err := serviceOf(name, title, port)
-	if err != nil {
-		return err
-	}
-	if err := write(filepath.Join("projections", name, "service.go"), service); err != nil {
-		return err
-	}
-	if err := list(name); err != nil {
+	if err := list(name, port); err != nil {
 		return err
 	}
 	fmt.Println("generating: proto code, alerts, and the rows of version 1")
@@ -97,7 +91,7 @@ func run(name string) error {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(step.run, " "), err, out)
 		}
 	}
-	fmt.Printf(left, name, title, port-7000)
+	fmt.Printf(left, name, port-7000)
 	return nil
 }
 
@@ -124,12 +118,12 @@ func check(name string) error {
 
 // reserved are names that the skeleton's own code or the fleet uses.
 var reserved = []string{
-	"any", "bool", "broker", "context", "copy", "error", "event", "facts", "feed", "fold", "grpc", "history", "int", "internal", "kafka", "len",
-	"lifecycle", "main", "orders", "pgx", "postgres", "projection", "rapid", "registry", "rpc", "run", "schema", "server", "service", "slog",
-	"steps", "string", "telemetry", "testing", "testkit", "time", "uuid",
+	"any", "bool", "broker", "context", "copy", "error", "event", "facts", "feed", "fold", "grpc", "history", "int", "internal", "kafka", "kept", "len",
+	"lifecycle", "main", "metrics", "orders", "part", "pgx", "postgres", "program", "projection", "rapid", "reading", "readmodel", "registry", "rpc", "run", "running", "schema", "server", "service", "slog",
+	"steps", "string", "table", "telemetry", "testing", "testkit", "time", "uuid",
 }
 
-func fill(source, name, title string) ([]byte, error) {
+func fill(source, name, title string, port int) ([]byte, error) {
 	text, err := skeleton.ReadFile("skeleton/" + source)
 	if err != nil {
 		return nil, err
@@ -139,7 +133,7 @@ func fill(source, name, title string) ([]byte, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	if err := t.Execute(&out, map[string]string{"Name": name, "Title": title}); err != nil {
+	if err := t.Execute(&out, map[string]any{"Name": name, "Title": title, "Port": port, "HTTPPort": port + 1000}); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
@@ -170,48 +164,41 @@ func freePort() (int, error) {
 	return port + 1, nil
 }
 
-const pagerOf = `		pager, err := rpc.NewPager([]byte(cfg.RPC.PageSecret))
-		if err != nil {
-			return err
-		}
-`
+// The files that list all read models: for the architecture test, and for the
+// fleet of `tidemark dev`.
+const (
+	bound   = "tests/integration/architecture/readmodels.go"
+	started = "cmd/tidemark/fleet/readmodels.go"
+)
 
-// serviceOf is the wiring of the timeline with other names, so that it is
-// always that of today.
-func serviceOf(name, title string, port int) ([]byte, error) {
-	text, err := os.ReadFile("projections/timeline/service.go")
-	if err != nil {
-		return nil, err
+// list adds the projection to them.
+func list(name string, port int) error {
+	if err := extend(bound, "}\n", fmt.Sprintf("\t%q,\n", name)); err != nil {
+		return err
 	}
-	out := string(text)
-	for _, change := range []struct{ from, to string }{
-		{pagerOf, ""}, {", pager: pager", ""}, // the skeleton lists nothing
-		{"127.0.0.1:7201", fmt.Sprintf("127.0.0.1:%d", port)}, {"127.0.0.1:8201", fmt.Sprintf("127.0.0.1:%d", port+1000)},
-		{"the timeline", name}, {"timeline", name}, {"Timeline", title},
-	} {
-		if !strings.Contains(out, change.from) {
-			return nil, fmt.Errorf("projections/timeline/service.go no longer has %q: change tools/newprojection with it", change.from)
-		}
-		out = strings.ReplaceAll(out, change.from, change.to)
+	if err := extend(started, "\t}\n}\n", fmt.Sprintf("\t\t{%[1]q, %[2]d, reading(%[1]s.Run, func(c *%[1]s.Config) *readmodel.Config { return &c.Config })},\n", name, port-7000)); err != nil {
+		return err
 	}
-	return []byte(out), nil
+	return extend(started, ")\n\n// readModel is", fmt.Sprintf("\t%q\n", module+"projections/"+name))
 }
 
-// readModels is the file that lists them for the architecture test.
-const readModels = "tests/integration/architecture/readmodels.go"
+const module = "github.com/tidemark-dev/tidemark/"
 
-// list adds the projection to those that the architecture test binds.
-func list(name string) error {
-	text, err := os.ReadFile(readModels)
+// extend puts a line before the last place in a file that begins with behind.
+func extend(file, behind, line string) error {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	at := bytes.LastIndex(text, []byte("}"))
+	at := bytes.LastIndex(text, []byte(behind))
 	if at < 0 {
-		return fmt.Errorf("%s has no list", readModels)
+		return fmt.Errorf("%s no longer has %q: change tools/newprojection with it", file, behind)
 	}
-	out := slices.Concat(text[:at], fmt.Appendf(nil, "\t%q,\n", name), text[at:])
-	return os.WriteFile(readModels, out, 0o644)
+	out, err := format.Source(sorted(slices.Concat(text[:at], []byte(line), text[at:])))
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return os.WriteFile(file, out, 0o644)
 }
 
 func write(target string, text []byte) (err error) {
@@ -264,9 +251,8 @@ Make it yours, in this order (docs/howto/new-projection.md):
   5. TIDEMARK_UPDATE=1 go test ./projections/%[1]s -run TestConformance/golden
      as long as version 1 is not released; later, a new version instead
 
-Left to wire by hand, once it shall run with the others:
+"make dev" starts it with the others, at port %[2]d behind the base. Left to wire by hand, for deployments:
 
-  - cmd/tidemark/fleet/parts.go: a part %[2]s at port %[3]d behind the base, in AllParts and table
   - deploy/: build.sh, postgres/init.sh, compose.yaml, local-real.sh, prometheus/prometheus.yml, and
     tests/integration/deploy/variables_test.go
   - make baseline, when its RPC contract is released

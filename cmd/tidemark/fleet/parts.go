@@ -8,10 +8,7 @@ import (
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
-	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
-	"github.com/tidemark-dev/tidemark/projections/operations"
-	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/services/order"
 	"github.com/tidemark-dev/tidemark/services/payment"
 	"github.com/tidemark-dev/tidemark/services/shipment"
@@ -31,7 +28,11 @@ const (
 
 // AllParts returns the parts in the order in which they start.
 func AllParts() []string {
-	return []string{Postgres, Broker, Registry, Payment, Shipment, Order, Timeline, Operations}
+	all := []string{Postgres, Broker, Registry, Payment, Shipment, Order}
+	for _, m := range readModels() {
+		all = append(all, m.name)
+	}
+	return all
 }
 
 // metricsOffset lies between a part's gRPC port and its HTTP port.
@@ -47,7 +48,7 @@ type part struct {
 // table says how every part is started. It is a function because the starters
 // look their neighbours up in it.
 func table() map[string]part {
-	return map[string]part{
+	parts := map[string]part{
 		Postgres: {port: 432, start: startPostgres},
 		Broker:   {port: 92, start: startBroker},
 		Registry: {port: 81, start: startRegistry},
@@ -70,31 +71,17 @@ func table() map[string]part {
 			c.Fulfilment.PaymentAddr, c.Fulfilment.ShipmentAddr = f.Addr(Payment), f.Addr(Shipment)
 			return c, err
 		})},
-		Timeline: {port: 201, database: true, start: program(timeline.Run, func(f *Fleet, ready func(string)) (timeline.Config, error) {
-			c, err := lifecycle.Defaults[timeline.Config]()
-			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Timeline), f.kafka(), f.telemetry(c.Telemetry)
-			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Timeline), f.MetricsAddr(Timeline), ready
-			c.Owners = f.owners()
-			return c, err
-		})},
-		Operations: {port: 202, database: true, start: program(operations.Run, func(f *Fleet, ready func(string)) (operations.Config, error) {
-			c, err := lifecycle.Defaults[operations.Config]()
-			c.Postgres.URL, c.Kafka, c.Telemetry = f.database(Operations), f.kafka(), f.telemetry(c.Telemetry)
-			c.RPC.Addr, c.RPC.HTTPAddr, c.Ready = f.Addr(Operations), f.MetricsAddr(Operations), ready
-			c.Owners = f.owners()
-			return c, err
-		})},
 	}
+	for _, m := range readModels() {
+		parts[m.name] = part{port: m.port, database: true, start: m.start}
+	}
+	return parts
 }
 
 // telemetry keeps a part's own defaults and sets where to export to.
 func (f *Fleet) telemetry(c telemetry.Config) telemetry.Config {
 	c.OTLPEndpoint, c.TracesPerSecond = f.opts.OTLPEndpoint, f.opts.TracesPerSecond
 	return c
-}
-
-func (f *Fleet) owners() projection.Owners {
-	return projection.Owners{Order: f.Addr(Order), Payment: f.Addr(Payment), Shipment: f.Addr(Shipment)}
 }
 
 // program makes a starter of a service's Run: it runs in a goroutine until it

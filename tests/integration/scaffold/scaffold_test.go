@@ -39,7 +39,7 @@ func TestNewProjection(t *testing.T) {
 		}
 	}
 	said := must(t, at, "make", "new-projection", "name=probe")
-	for _, want := range []string{"go test ./projections/probe", "cmd/tidemark/fleet/parts.go"} {
+	for _, want := range []string{"go test ./projections/probe", "at port 203 behind the base"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("it does not say %q:\n%s", want, said)
 		}
@@ -55,16 +55,43 @@ func TestNewProjection(t *testing.T) {
 		}
 	}
 	must(t, at, "go", "test", "./tests/integration/architecture", "-count=1")
-	must(t, at, "go", "vet", "./projections/probe/...", "./proto/probe/...")
+	must(t, at, "go", "vet", "./projections/probe/...", "./proto/probe/...", "./cmd/tidemark/fleet")
 	must(t, filepath.Join(at, "projections"), filepath.Join(root, ".tools/bin/staticcheck"), "./probe/...")
-	if out := must(t, at, "gofmt", "-l", "projections", "tests/integration/architecture"); out != "" {
+	if out := must(t, at, "gofmt", "-l", "projections", "tests/integration/architecture", "cmd/tidemark/fleet"); out != "" {
 		t.Errorf("not formatted: %s", out)
 	}
 	must(t, at, filepath.Join(root, ".tools/bin/buf"), "lint")
 	if out := must(t, at, filepath.Join(root, ".tools/bin/buf"), "format", "-d", "proto", "--path", "proto/probe"); out != "" {
 		t.Errorf("proto files are not formatted:\n%s", out)
 	}
+	inFleet(t, at)
 	viewDiff(t, at, commit)
+}
+
+// inFleet tests that the fleet starts the projection.
+func inFleet(t *testing.T, at string) {
+	t.Helper()
+	const starts = `package fleet
+
+import "testing"
+
+func TestProbe(t *testing.T) {
+	f, err := Start(t.Context(), Options{Dir: t.TempDir(), Parts: []string{Postgres, Broker, Registry, "probe"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+`
+	if err := os.WriteFile(filepath.Join(at, "cmd/tidemark/fleet/probe_test.go"), []byte(starts), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	must(t, at, "go", "test", "./cmd/tidemark/fleet", "-run", "^TestProbe$", "-count=1")
+	if err := os.Remove(filepath.Join(at, "cmd/tidemark/fleet/probe_test.go")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // viewDiff tests `make view-diff` on the copy: a view that is new, one that did
