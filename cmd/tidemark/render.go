@@ -137,6 +137,13 @@ func (a *app) freshness(f *freshnessv1.Freshness) error {
 	if f.GetEntityStatus() > freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT {
 		line += " · " + strings.ToUpper(word(f.GetEntityStatus(), "ENTITY_STATUS_"))
 	}
+	skipped := int64(0)
+	for _, v := range f.GetEntityVersions() {
+		skipped += v.GetSkipped()
+	}
+	if skipped > 0 {
+		line += fmt.Sprintf(" · WITHOUT %d facts that were given up", skipped)
+	}
 	if !f.GetDemandMet() {
 		line += " · STALE: the demand was not met"
 	}

@@ -16,6 +16,8 @@ type viewParkedCmd struct {
 	Retry   viewParkedRetryCmd   `cmd:"" help:"Read facts again and apply them with today's code: of one aggregate, or of all of a class."`
 	Skip    viewParkedSkipCmd    `cmd:"" help:"Give one fact up: it counts as applied and changes nothing; those behind it go on."`
 	Skipped viewParkedSkippedCmd `cmd:"" help:"Facts that were given up, with who and why."`
+
+	Unreadable viewParkedUnreadableCmd `cmd:"" help:"Records that name no fact, with their place in the log."`
 }
 
 func (v viewFlag) quarantine(a *app) readmodelv1.QuarantineServiceClient {
@@ -93,7 +95,7 @@ func (c *viewParkedListCmd) Run(a *app) error {
 		fmt.Fprintln(a.out, "in all: "+strings.Join(classes, ", "))
 	}
 	if r.GetUnreadable() > 0 {
-		fmt.Fprintf(a.out, "%d records name no fact; they stop nobody, and what they should have been is fetched from its owner\n", r.GetUnreadable())
+		fmt.Fprintf(a.out, "%d records name no fact; they stop nobody, and what they should have been is fetched from its owner; see: tidemark view parked unreadable --view %s\n", r.GetUnreadable(), c.View)
 	}
 	a.more(r.GetNextPageToken())
 	return nil
@@ -279,6 +281,39 @@ func (c *viewParkedSkippedCmd) Run(a *app) error {
 		rows = append(rows, []string{
 			clean(f.GetAggregateType() + "/" + f.GetAggregateId()), clean(f.GetOrderId()), count(f.GetVersion()), clean(f.GetEventId()),
 			timeText(f.GetSkippedAt()), clean(f.GetActor()), clean(f.GetReason()), clean(f.GetFault()),
+		})
+	}
+	if err := table(a.out, rows...); err != nil {
+		return err
+	}
+	a.more(r.GetNextPageToken())
+	return nil
+}
+
+type viewParkedUnreadableCmd struct {
+	viewFlag
+	pageFlags
+}
+
+func (c *viewParkedUnreadableCmd) Run(a *app) error {
+	ctx, cancel := a.call()
+	defer cancel()
+	r, err := c.quarantine(a).ListUnreadable(ctx, &readmodelv1.ListUnreadableRequest{PageSize: c.Limit, PageToken: c.Page})
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		return a.printJSON(r, false)
+	}
+	if len(r.GetRecords()) == 0 && c.Page == "" {
+		_, err := fmt.Fprintln(a.out, "every record names a fact")
+		return err
+	}
+	rows := [][]string{{"WHERE", "TOPIC ID", "SINCE (UTC)", "CODE", "WHY"}}
+	for _, u := range r.GetRecords() {
+		rows = append(rows, []string{
+			fmt.Sprintf("%s [%d] @%d", clean(u.GetTopic()), u.GetPartition(), u.GetOffset()), clean(u.GetTopicId()),
+			timeText(u.GetParkedAt()), itoa(u.GetCodeVersion()), clean(u.GetReason()),
 		})
 	}
 	if err := table(a.out, rows...); err != nil {

@@ -95,6 +95,9 @@ func (s *appliedScan) record() *applied {
 	if s.has(`,"p":`) {
 		a.Parked = Verdict(s.text())
 	}
+	if s.has(`,"k":`) {
+		a.Skipped = s.number()
+	}
 	if s.has(`,"n":{"e":`) {
 		a.Again = &restated{Epoch: s.text()}
 		s.take(`,"v":`)

@@ -18,7 +18,8 @@ func TestScannedVersionsAreThoseThatWereWritten(t *testing.T) {
 		for range rapid.IntRange(0, 4).Draw(t, "aggregates") {
 			a := &applied{
 				Epoch: word.Draw(t, "epoch"), Version: rapid.Int64Range(-1, 1<<62).Draw(t, "version"),
-				Parked: Verdict(rapid.SampledFrom([]string{"", "gap", "poison"}).Draw(t, "parked")),
+				Parked:  Verdict(rapid.SampledFrom([]string{"", "gap", "poison"}).Draw(t, "parked")),
+				Skipped: rapid.Int64Range(0, 2).Draw(t, "skipped"),
 			}
 			if recent := rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "recent"); len(recent) > 0 {
 				a.Recent = recent

@@ -73,6 +73,7 @@ func etag(f *freshnessv1.Freshness, doc *appliedDoc, passed *time.Time) string {
 		word(v.GetEpoch())
 		number(v.GetVersion())
 		number(int64(v.GetStatus()))
+		number(v.GetSkipped())
 		text = append(hex.AppendEncode(text, record.Recent), 0)
 	}
 	if passed != nil {
@@ -148,7 +149,7 @@ func entity(f *freshnessv1.Freshness, doc *appliedDoc, order string) {
 		}
 		f.EntityStatus = max(f.EntityStatus, status)
 		f.EntityVersions = append(f.EntityVersions, &freshnessv1.EntityVersion{
-			AggregateType: typ, AggregateId: id, Version: record.Version, Epoch: record.Epoch, Status: status,
+			AggregateType: typ, AggregateId: id, Version: record.Version, Epoch: record.Epoch, Status: status, Skipped: record.Skipped,
 		})
 	}
 	slices.SortFunc(f.EntityVersions, func(a, b *freshnessv1.EntityVersion) int {

@@ -26,6 +26,7 @@ type held[S any] struct {
 	noted  bool       // the books changed although no order did
 	// reopened is an aggregate whose facts are to be tried again; may be nil.
 	reopened *gap
+	skips    bool // the one that it stands still at is given up
 }
 
 // hold runs fn under the lock of a position and writes what it changed. fn may

@@ -237,6 +237,9 @@ func (h *held[S]) open(o *order[S], a event.Aggregate) (err error) {
 		o.blocked = ""
 	}
 	record.Parked = Gap
+	if h.skips {
+		record.Skipped++ // which readers are told
+	}
 	if o.stored, err = o.encode(); err != nil { // where the engine goes back to
 		return err
 	}

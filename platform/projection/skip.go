@@ -80,7 +80,7 @@ func (h *held[S]) giveUp(ctx context.Context, g gap, eventID string) (head parke
 		return head, fault.New(fault.KindFailedPrecondition, fault.ReasonRuleViolated,
 			"only a fact that code could not apply can be skipped; this one is parked as %s", head.verdict)
 	}
-	h.reopened = &g
+	h.reopened, h.skips = &g, true
 	void := event.Fact{
 		Envelope: event.Envelope{
 			ID: eventID, Source: g.aggregate.Type, Aggregate: g.aggregate, Version: head.token.Version, Epoch: head.token.Epoch, Key: g.order,

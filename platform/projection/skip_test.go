@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -39,10 +40,19 @@ func TestASkipGivesOneFactUpAndTheOthersFollowInOrder(t *testing.T) {
 		t.Errorf("a dry run or a refusal changed something (-before +after):\n%s", cmp.Diff(before, after))
 	}
 
+	unread, err := w.read(nil, "o")
+	if err != nil || skippedOf(unread) != 0 {
+		t.Errorf("before it is skipped an answer says %v, %v", unread, err)
+	}
 	if _, err := w.SkipParked(t.Context(), request(facts[1].ID, false)); err != nil {
 		t.Fatal(err)
 	}
 	w.heal()
+	for order, want := range map[string]int64{"o": 1, "other": 0} {
+		if f, err := w.read(nil, order); err != nil || skippedOf(f) != want {
+			t.Errorf("an answer about %s says %v, %v, want %d skipped", order, f, err, want)
+		}
+	}
 	void := append([]event.Fact(nil), facts...)
 	void[1].Body = &skip{}
 	same(t, memory(t, void...), w.viewRows())
@@ -67,6 +77,14 @@ func TestASkipGivesOneFactUpAndTheOthersFollowInOrder(t *testing.T) {
 	if diff := cmp.Diff(want, list.GetSkipped()[0], protocmp.Transform(), protocmp.IgnoreFields(want, "skipped_at")); diff != "" {
 		t.Errorf("what is kept (-want +got):\n%s", diff)
 	}
+}
+
+// skippedOf is how many facts an answer says it is without.
+func skippedOf(f *freshnessv1.Freshness) (n int64) {
+	for _, v := range f.GetEntityVersions() {
+		n += v.GetSkipped()
+	}
+	return n
 }
 
 func TestASkipHoldsForAnotherGenerationAndAfterARefold(t *testing.T) {
@@ -94,6 +112,9 @@ func TestASkipHoldsForAnotherGenerationAndAfterARefold(t *testing.T) {
 		if holds, parked := s.waiting(); holds+parked != 0 {
 			t.Errorf("%d aggregates and %d facts still wait", holds, parked)
 		}
+		if got := s.query("SELECT (applied -> 'a' -> 'order/o' ->> 'k')::bigint AS k FROM @state")[0]["k"]; got != int64(1) {
+			t.Errorf("readers are told of %v skipped facts, want 1", got)
+		}
 	}
 	if err := w.Refold(t.Context(), "o"); err != nil {
 		t.Fatal(err)
@@ -116,6 +137,9 @@ func TestASkipHoldsForAnotherGenerationAndAfterARefold(t *testing.T) {
 	third := open(t, w.url, withJournal(w.from.journal), w.mend, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 3 })
 	third.claim()
 	third.handle(newTopics().facts(facts...)...)
+	if got := third.query("SELECT applied -> 'a' -> 'order/o' ->> 'k' AS k FROM @state")[0]["k"]; got != nil {
+		t.Errorf("readers are told of %v skipped facts where the fact was applied", got)
+	}
 	rows := third.viewRows()
 	same(t, withLogs(mendedRows(t, facts), rows), rows)
 }

@@ -51,6 +51,8 @@ type applied struct {
 	Recent []byte `json:"r,omitempty"`
 	// Parked is the verdict that parked the aggregate, or "".
 	Parked Verdict `json:"p,omitempty"`
+	// Skipped is how many of its facts were given up.
+	Skipped int64 `json:"k,omitempty"`
 	// Again says how far applied versions were stated again in a newer epoch.
 	Again *restated `json:"n,omitempty"`
 }

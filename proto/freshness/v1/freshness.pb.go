@@ -699,7 +699,10 @@ type EntityVersion struct {
 	// Epoch of that version.
 	Epoch string `protobuf:"bytes,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// How this aggregate stands.
-	Status        EntityStatus `protobuf:"varint,5,opt,name=status,proto3,enum=freshness.v1.EntityStatus" json:"status,omitempty"`
+	Status EntityStatus `protobuf:"varint,5,opt,name=status,proto3,enum=freshness.v1.EntityStatus" json:"status,omitempty"`
+	// How many of its facts this copy could not apply and an operator gave up, with
+	// a reason that is kept: the answer is what it would be without them.
+	Skipped       int64 `protobuf:"varint,6,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +772,13 @@ func (x *EntityVersion) GetStatus() EntityStatus {
 	return EntityStatus_ENTITY_STATUS_UNSPECIFIED
 }
 
+func (x *EntityVersion) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
 // Freshness accompanies every answer of a read model.
 type Freshness struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -784,7 +794,7 @@ type Freshness struct {
 	// Whether the caller's demand is met by this answer.
 	DemandMet bool `protobuf:"varint,5,opt,name=demand_met,json=demandMet,proto3" json:"demand_met,omitempty"`
 	// Opaque; equal for two answers to one request only if they show the same. It
-	// is made of the generation, epoch, version and status of everything known of
+	// is made of the generation, epoch, version, status and skips of everything known of
 	// the order, and the latest deadline that has passed: a rebuild changes it even
 	// if no fact came, and so does the clock where it makes something late. How old
 	// the answer is changes nothing. Empty for answers about more than one order:
@@ -965,13 +975,14 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"\fproven_until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vprovenUntil\x12\x18\n" +
 	"\ablocked\x18\a \x03(\tR\ablocked\x12#\n" +
 	"\rblocked_count\x18\b \x01(\x03R\fblockedCount\x12/\n" +
-	"\x13completeness_reason\x18\t \x01(\tR\x12completenessReason\"\xbd\x01\n" +
+	"\x13completeness_reason\x18\t \x01(\tR\x12completenessReason\"\xd7\x01\n" +
 	"\rEntityVersion\x12%\n" +
 	"\x0eaggregate_type\x18\x01 \x01(\tR\raggregateType\x12!\n" +
 	"\faggregate_id\x18\x02 \x01(\tR\vaggregateId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\tR\x05epoch\x122\n" +
-	"\x06status\x18\x05 \x01(\x0e2\x1a.freshness.v1.EntityStatusR\x06status\"\xc1\x02\n" +
+	"\x06status\x18\x05 \x01(\x0e2\x1a.freshness.v1.EntityStatusR\x06status\x12\x18\n" +
+	"\askipped\x18\x06 \x01(\x03R\askipped\"\xc1\x02\n" +
 	"\tFreshness\x127\n" +
 	"\asources\x18\x01 \x03(\v2\x1d.freshness.v1.SourceFreshnessR\asources\x12D\n" +
 	"\x0fentity_versions\x18\x02 \x03(\v2\x1b.freshness.v1.EntityVersionR\x0eentityVersions\x12?\n" +

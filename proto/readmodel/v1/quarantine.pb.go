@@ -1559,6 +1559,216 @@ func (x *ListSkippedResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ListUnreadableRequest pages through records that name no fact.
+type ListUnreadableRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 50, at most 500.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnreadableRequest) Reset() {
+	*x = ListUnreadableRequest{}
+	mi := &file_readmodel_v1_quarantine_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnreadableRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnreadableRequest) ProtoMessage() {}
+
+func (x *ListUnreadableRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_readmodel_v1_quarantine_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnreadableRequest.ProtoReflect.Descriptor instead.
+func (*ListUnreadableRequest) Descriptor() ([]byte, []int) {
+	return file_readmodel_v1_quarantine_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListUnreadableRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListUnreadableRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListUnreadableResponse is one page.
+type ListUnreadableResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The records, by topic, partition and offset.
+	Records []*UnreadableRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Token of the next page; empty when there is no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnreadableResponse) Reset() {
+	*x = ListUnreadableResponse{}
+	mi := &file_readmodel_v1_quarantine_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnreadableResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnreadableResponse) ProtoMessage() {}
+
+func (x *ListUnreadableResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_readmodel_v1_quarantine_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnreadableResponse.ProtoReflect.Descriptor instead.
+func (*ListUnreadableResponse) Descriptor() ([]byte, []int) {
+	return file_readmodel_v1_quarantine_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListUnreadableResponse) GetRecords() []*UnreadableRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ListUnreadableResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// UnreadableRecord is a reference to a record that names no fact.
+type UnreadableRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Topic.
+	Topic string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Id of the topic: one of the same name that was made anew has another.
+	TopicId string `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	// Partition number.
+	Partition int32 `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Offset.
+	Offset int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Why it cannot be read.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Version of the code that could not.
+	CodeVersion int32 `protobuf:"varint,6,opt,name=code_version,json=codeVersion,proto3" json:"code_version,omitempty"`
+	// Since when it is parked.
+	ParkedAt      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=parked_at,json=parkedAt,proto3" json:"parked_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnreadableRecord) Reset() {
+	*x = UnreadableRecord{}
+	mi := &file_readmodel_v1_quarantine_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnreadableRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnreadableRecord) ProtoMessage() {}
+
+func (x *UnreadableRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_readmodel_v1_quarantine_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnreadableRecord.ProtoReflect.Descriptor instead.
+func (*UnreadableRecord) Descriptor() ([]byte, []int) {
+	return file_readmodel_v1_quarantine_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *UnreadableRecord) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *UnreadableRecord) GetTopicId() string {
+	if x != nil {
+		return x.TopicId
+	}
+	return ""
+}
+
+func (x *UnreadableRecord) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *UnreadableRecord) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *UnreadableRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *UnreadableRecord) GetCodeVersion() int32 {
+	if x != nil {
+		return x.CodeVersion
+	}
+	return 0
+}
+
+func (x *UnreadableRecord) GetParkedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ParkedAt
+	}
+	return nil
+}
+
 var File_readmodel_v1_quarantine_proto protoreflect.FileDescriptor
 
 const file_readmodel_v1_quarantine_proto_rawDesc = "" +
@@ -1697,13 +1907,29 @@ const file_readmodel_v1_quarantine_proto_rawDesc = "" +
 	"generation\"r\n" +
 	"\x13ListSkippedResponse\x123\n" +
 	"\askipped\x18\x01 \x03(\v2\x19.readmodel.v1.SkippedFactR\askipped\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xa2\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n" +
+	"\x15ListUnreadableRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\tpageToken\"z\n" +
+	"\x16ListUnreadableResponse\x128\n" +
+	"\arecords\x18\x01 \x03(\v2\x1e.readmodel.v1.UnreadableRecordR\arecords\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xed\x01\n" +
+	"\x10UnreadableRecord\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
+	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12!\n" +
+	"\fcode_version\x18\x06 \x01(\x05R\vcodeVersion\x127\n" +
+	"\tparked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bparkedAt*\xa2\x01\n" +
 	"\fRetryOutcome\x12\x1d\n" +
 	"\x19RETRY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RETRY_OUTCOME_RELEASED\x10\x01\x12\x1a\n" +
 	"\x16RETRY_OUTCOME_ADVANCED\x10\x02\x12\x1e\n" +
 	"\x1aRETRY_OUTCOME_STILL_PARKED\x10\x03\x12\x1b\n" +
-	"\x17RETRY_OUTCOME_NOT_TRIED\x10\x042\xab\x03\n" +
+	"\x17RETRY_OUTCOME_NOT_TRIED\x10\x042\x88\x04\n" +
 	"\x11QuarantineService\x12O\n" +
 	"\n" +
 	"ListParked\x12\x1f.readmodel.v1.ListParkedRequest\x1a .readmodel.v1.ListParkedResponse\x12L\n" +
@@ -1711,7 +1937,8 @@ const file_readmodel_v1_quarantine_proto_rawDesc = "" +
 	"\vRetryParked\x12 .readmodel.v1.RetryParkedRequest\x1a!.readmodel.v1.RetryParkedResponse\x12O\n" +
 	"\n" +
 	"SkipParked\x12\x1f.readmodel.v1.SkipParkedRequest\x1a .readmodel.v1.SkipParkedResponse\x12R\n" +
-	"\vListSkipped\x12 .readmodel.v1.ListSkippedRequest\x1a!.readmodel.v1.ListSkippedResponseB\xb5\x01\n" +
+	"\vListSkipped\x12 .readmodel.v1.ListSkippedRequest\x1a!.readmodel.v1.ListSkippedResponse\x12[\n" +
+	"\x0eListUnreadable\x12#.readmodel.v1.ListUnreadableRequest\x1a$.readmodel.v1.ListUnreadableResponseB\xb5\x01\n" +
 	"\x10com.readmodel.v1B\x0fQuarantineProtoP\x01Z?github.com/tidemark-dev/tidemark/proto/readmodel/v1;readmodelv1\xa2\x02\x03RXX\xaa\x02\fReadmodel.V1\xca\x02\fReadmodel\\V1\xe2\x02\x18Readmodel\\V1\\GPBMetadata\xea\x02\rReadmodel::V1b\x06proto3"
 
 var (
@@ -1727,38 +1954,41 @@ func file_readmodel_v1_quarantine_proto_rawDescGZIP() []byte {
 }
 
 var file_readmodel_v1_quarantine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_readmodel_v1_quarantine_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_readmodel_v1_quarantine_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_readmodel_v1_quarantine_proto_goTypes = []any{
-	(RetryOutcome)(0),             // 0: readmodel.v1.RetryOutcome
-	(*ParkedFilter)(nil),          // 1: readmodel.v1.ParkedFilter
-	(*ParkedAggregate)(nil),       // 2: readmodel.v1.ParkedAggregate
-	(*ListParkedRequest)(nil),     // 3: readmodel.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),    // 4: readmodel.v1.ListParkedResponse
-	(*ClassCount)(nil),            // 5: readmodel.v1.ClassCount
-	(*GetParkedRequest)(nil),      // 6: readmodel.v1.GetParkedRequest
-	(*WaitingFact)(nil),           // 7: readmodel.v1.WaitingFact
-	(*DecodedFact)(nil),           // 8: readmodel.v1.DecodedFact
-	(*GetParkedResponse)(nil),     // 9: readmodel.v1.GetParkedResponse
-	(*RetryParkedRequest)(nil),    // 10: readmodel.v1.RetryParkedRequest
-	(*RetryResult)(nil),           // 11: readmodel.v1.RetryResult
-	(*RetryParkedResponse)(nil),   // 12: readmodel.v1.RetryParkedResponse
-	(*SkipParkedRequest)(nil),     // 13: readmodel.v1.SkipParkedRequest
-	(*SkipParkedResponse)(nil),    // 14: readmodel.v1.SkipParkedResponse
-	(*ListSkippedRequest)(nil),    // 15: readmodel.v1.ListSkippedRequest
-	(*SkippedFact)(nil),           // 16: readmodel.v1.SkippedFact
-	(*ListSkippedResponse)(nil),   // 17: readmodel.v1.ListSkippedResponse
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(RetryOutcome)(0),              // 0: readmodel.v1.RetryOutcome
+	(*ParkedFilter)(nil),           // 1: readmodel.v1.ParkedFilter
+	(*ParkedAggregate)(nil),        // 2: readmodel.v1.ParkedAggregate
+	(*ListParkedRequest)(nil),      // 3: readmodel.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),     // 4: readmodel.v1.ListParkedResponse
+	(*ClassCount)(nil),             // 5: readmodel.v1.ClassCount
+	(*GetParkedRequest)(nil),       // 6: readmodel.v1.GetParkedRequest
+	(*WaitingFact)(nil),            // 7: readmodel.v1.WaitingFact
+	(*DecodedFact)(nil),            // 8: readmodel.v1.DecodedFact
+	(*GetParkedResponse)(nil),      // 9: readmodel.v1.GetParkedResponse
+	(*RetryParkedRequest)(nil),     // 10: readmodel.v1.RetryParkedRequest
+	(*RetryResult)(nil),            // 11: readmodel.v1.RetryResult
+	(*RetryParkedResponse)(nil),    // 12: readmodel.v1.RetryParkedResponse
+	(*SkipParkedRequest)(nil),      // 13: readmodel.v1.SkipParkedRequest
+	(*SkipParkedResponse)(nil),     // 14: readmodel.v1.SkipParkedResponse
+	(*ListSkippedRequest)(nil),     // 15: readmodel.v1.ListSkippedRequest
+	(*SkippedFact)(nil),            // 16: readmodel.v1.SkippedFact
+	(*ListSkippedResponse)(nil),    // 17: readmodel.v1.ListSkippedResponse
+	(*ListUnreadableRequest)(nil),  // 18: readmodel.v1.ListUnreadableRequest
+	(*ListUnreadableResponse)(nil), // 19: readmodel.v1.ListUnreadableResponse
+	(*UnreadableRecord)(nil),       // 20: readmodel.v1.UnreadableRecord
+	(*durationpb.Duration)(nil),    // 21: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
 }
 var file_readmodel_v1_quarantine_proto_depIdxs = []int32{
-	18, // 0: readmodel.v1.ParkedFilter.older_than:type_name -> google.protobuf.Duration
-	19, // 1: readmodel.v1.ParkedAggregate.since:type_name -> google.protobuf.Timestamp
+	21, // 0: readmodel.v1.ParkedFilter.older_than:type_name -> google.protobuf.Duration
+	22, // 1: readmodel.v1.ParkedAggregate.since:type_name -> google.protobuf.Timestamp
 	1,  // 2: readmodel.v1.ListParkedRequest.filter:type_name -> readmodel.v1.ParkedFilter
 	2,  // 3: readmodel.v1.ListParkedResponse.aggregates:type_name -> readmodel.v1.ParkedAggregate
 	5,  // 4: readmodel.v1.ListParkedResponse.classes:type_name -> readmodel.v1.ClassCount
-	19, // 5: readmodel.v1.WaitingFact.parked_at:type_name -> google.protobuf.Timestamp
-	19, // 6: readmodel.v1.DecodedFact.occurred_at:type_name -> google.protobuf.Timestamp
-	19, // 7: readmodel.v1.DecodedFact.recorded_at:type_name -> google.protobuf.Timestamp
+	22, // 5: readmodel.v1.WaitingFact.parked_at:type_name -> google.protobuf.Timestamp
+	22, // 6: readmodel.v1.DecodedFact.occurred_at:type_name -> google.protobuf.Timestamp
+	22, // 7: readmodel.v1.DecodedFact.recorded_at:type_name -> google.protobuf.Timestamp
 	2,  // 8: readmodel.v1.GetParkedResponse.aggregate:type_name -> readmodel.v1.ParkedAggregate
 	8,  // 9: readmodel.v1.GetParkedResponse.fact:type_name -> readmodel.v1.DecodedFact
 	7,  // 10: readmodel.v1.GetParkedResponse.waiting:type_name -> readmodel.v1.WaitingFact
@@ -1769,23 +1999,27 @@ var file_readmodel_v1_quarantine_proto_depIdxs = []int32{
 	11, // 15: readmodel.v1.RetryParkedResponse.results:type_name -> readmodel.v1.RetryResult
 	6,  // 16: readmodel.v1.SkipParkedRequest.aggregate:type_name -> readmodel.v1.GetParkedRequest
 	2,  // 17: readmodel.v1.SkipParkedResponse.aggregate:type_name -> readmodel.v1.ParkedAggregate
-	19, // 18: readmodel.v1.SkippedFact.skipped_at:type_name -> google.protobuf.Timestamp
+	22, // 18: readmodel.v1.SkippedFact.skipped_at:type_name -> google.protobuf.Timestamp
 	16, // 19: readmodel.v1.ListSkippedResponse.skipped:type_name -> readmodel.v1.SkippedFact
-	3,  // 20: readmodel.v1.QuarantineService.ListParked:input_type -> readmodel.v1.ListParkedRequest
-	6,  // 21: readmodel.v1.QuarantineService.GetParked:input_type -> readmodel.v1.GetParkedRequest
-	10, // 22: readmodel.v1.QuarantineService.RetryParked:input_type -> readmodel.v1.RetryParkedRequest
-	13, // 23: readmodel.v1.QuarantineService.SkipParked:input_type -> readmodel.v1.SkipParkedRequest
-	15, // 24: readmodel.v1.QuarantineService.ListSkipped:input_type -> readmodel.v1.ListSkippedRequest
-	4,  // 25: readmodel.v1.QuarantineService.ListParked:output_type -> readmodel.v1.ListParkedResponse
-	9,  // 26: readmodel.v1.QuarantineService.GetParked:output_type -> readmodel.v1.GetParkedResponse
-	12, // 27: readmodel.v1.QuarantineService.RetryParked:output_type -> readmodel.v1.RetryParkedResponse
-	14, // 28: readmodel.v1.QuarantineService.SkipParked:output_type -> readmodel.v1.SkipParkedResponse
-	17, // 29: readmodel.v1.QuarantineService.ListSkipped:output_type -> readmodel.v1.ListSkippedResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	20, // 20: readmodel.v1.ListUnreadableResponse.records:type_name -> readmodel.v1.UnreadableRecord
+	22, // 21: readmodel.v1.UnreadableRecord.parked_at:type_name -> google.protobuf.Timestamp
+	3,  // 22: readmodel.v1.QuarantineService.ListParked:input_type -> readmodel.v1.ListParkedRequest
+	6,  // 23: readmodel.v1.QuarantineService.GetParked:input_type -> readmodel.v1.GetParkedRequest
+	10, // 24: readmodel.v1.QuarantineService.RetryParked:input_type -> readmodel.v1.RetryParkedRequest
+	13, // 25: readmodel.v1.QuarantineService.SkipParked:input_type -> readmodel.v1.SkipParkedRequest
+	15, // 26: readmodel.v1.QuarantineService.ListSkipped:input_type -> readmodel.v1.ListSkippedRequest
+	18, // 27: readmodel.v1.QuarantineService.ListUnreadable:input_type -> readmodel.v1.ListUnreadableRequest
+	4,  // 28: readmodel.v1.QuarantineService.ListParked:output_type -> readmodel.v1.ListParkedResponse
+	9,  // 29: readmodel.v1.QuarantineService.GetParked:output_type -> readmodel.v1.GetParkedResponse
+	12, // 30: readmodel.v1.QuarantineService.RetryParked:output_type -> readmodel.v1.RetryParkedResponse
+	14, // 31: readmodel.v1.QuarantineService.SkipParked:output_type -> readmodel.v1.SkipParkedResponse
+	17, // 32: readmodel.v1.QuarantineService.ListSkipped:output_type -> readmodel.v1.ListSkippedResponse
+	19, // 33: readmodel.v1.QuarantineService.ListUnreadable:output_type -> readmodel.v1.ListUnreadableResponse
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_readmodel_v1_quarantine_proto_init() }
@@ -1803,7 +2037,7 @@ func file_readmodel_v1_quarantine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_readmodel_v1_quarantine_proto_rawDesc), len(file_readmodel_v1_quarantine_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

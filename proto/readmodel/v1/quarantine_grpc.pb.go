@@ -21,11 +21,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QuarantineService_ListParked_FullMethodName  = "/readmodel.v1.QuarantineService/ListParked"
-	QuarantineService_GetParked_FullMethodName   = "/readmodel.v1.QuarantineService/GetParked"
-	QuarantineService_RetryParked_FullMethodName = "/readmodel.v1.QuarantineService/RetryParked"
-	QuarantineService_SkipParked_FullMethodName  = "/readmodel.v1.QuarantineService/SkipParked"
-	QuarantineService_ListSkipped_FullMethodName = "/readmodel.v1.QuarantineService/ListSkipped"
+	QuarantineService_ListParked_FullMethodName     = "/readmodel.v1.QuarantineService/ListParked"
+	QuarantineService_GetParked_FullMethodName      = "/readmodel.v1.QuarantineService/GetParked"
+	QuarantineService_RetryParked_FullMethodName    = "/readmodel.v1.QuarantineService/RetryParked"
+	QuarantineService_SkipParked_FullMethodName     = "/readmodel.v1.QuarantineService/SkipParked"
+	QuarantineService_ListSkipped_FullMethodName    = "/readmodel.v1.QuarantineService/ListSkipped"
+	QuarantineService_ListUnreadable_FullMethodName = "/readmodel.v1.QuarantineService/ListUnreadable"
 )
 
 // QuarantineServiceClient is the client API for QuarantineService service.
@@ -52,6 +53,9 @@ type QuarantineServiceClient interface {
 	SkipParked(ctx context.Context, in *SkipParkedRequest, opts ...grpc.CallOption) (*SkipParkedResponse, error)
 	// ListSkipped pages through the facts that were given up, newest first.
 	ListSkipped(ctx context.Context, in *ListSkippedRequest, opts ...grpc.CallOption) (*ListSkippedResponse, error)
+	// ListUnreadable pages through the records that name no fact: without our
+	// headers, a value, or a frame that can be decoded. By their place in the log.
+	ListUnreadable(ctx context.Context, in *ListUnreadableRequest, opts ...grpc.CallOption) (*ListUnreadableResponse, error)
 }
 
 type quarantineServiceClient struct {
@@ -112,6 +116,16 @@ func (c *quarantineServiceClient) ListSkipped(ctx context.Context, in *ListSkipp
 	return out, nil
 }
 
+func (c *quarantineServiceClient) ListUnreadable(ctx context.Context, in *ListUnreadableRequest, opts ...grpc.CallOption) (*ListUnreadableResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUnreadableResponse)
+	err := c.cc.Invoke(ctx, QuarantineService_ListUnreadable_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QuarantineServiceServer is the server API for QuarantineService service.
 // All implementations must embed UnimplementedQuarantineServiceServer
 // for forward compatibility.
@@ -136,6 +150,9 @@ type QuarantineServiceServer interface {
 	SkipParked(context.Context, *SkipParkedRequest) (*SkipParkedResponse, error)
 	// ListSkipped pages through the facts that were given up, newest first.
 	ListSkipped(context.Context, *ListSkippedRequest) (*ListSkippedResponse, error)
+	// ListUnreadable pages through the records that name no fact: without our
+	// headers, a value, or a frame that can be decoded. By their place in the log.
+	ListUnreadable(context.Context, *ListUnreadableRequest) (*ListUnreadableResponse, error)
 	mustEmbedUnimplementedQuarantineServiceServer()
 }
 
@@ -160,6 +177,9 @@ func (UnimplementedQuarantineServiceServer) SkipParked(context.Context, *SkipPar
 }
 func (UnimplementedQuarantineServiceServer) ListSkipped(context.Context, *ListSkippedRequest) (*ListSkippedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSkipped not implemented")
+}
+func (UnimplementedQuarantineServiceServer) ListUnreadable(context.Context, *ListUnreadableRequest) (*ListUnreadableResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUnreadable not implemented")
 }
 func (UnimplementedQuarantineServiceServer) mustEmbedUnimplementedQuarantineServiceServer() {}
 func (UnimplementedQuarantineServiceServer) testEmbeddedByValue()                           {}
@@ -272,6 +292,24 @@ func _QuarantineService_ListSkipped_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QuarantineService_ListUnreadable_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUnreadableRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuarantineServiceServer).ListUnreadable(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuarantineService_ListUnreadable_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuarantineServiceServer).ListUnreadable(ctx, req.(*ListUnreadableRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QuarantineService_ServiceDesc is the grpc.ServiceDesc for QuarantineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -298,6 +336,10 @@ var QuarantineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSkipped",
 			Handler:    _QuarantineService_ListSkipped_Handler,
+		},
+		{
+			MethodName: "ListUnreadable",
+			Handler:    _QuarantineService_ListUnreadable_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
