@@ -132,8 +132,19 @@ func TestASkipHoldsForAnotherGenerationAndAfterARefold(t *testing.T) {
 	}
 	settle(next)
 
-	// Code that can apply the fact never parks it, and applies it.
+	// Code that can apply the fact never parks it, and applies it; an answer with it
+	// is not the one without it, although the versions are the same.
+	without, err := w.read(nil, "o")
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.mended.Store(true)
+	if err := w.Refold(t.Context(), "o"); err != nil {
+		t.Fatal(err)
+	}
+	if with, err := w.read(nil, "o"); err != nil || skippedOf(with) != 0 || with.GetEtag() == without.GetEtag() {
+		t.Errorf("first %v, then %v, %v", without, with, err)
+	}
 	third := open(t, w.url, withJournal(w.from.journal), w.mend, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 3 })
 	third.claim()
 	third.handle(newTopics().facts(facts...)...)
