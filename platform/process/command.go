@@ -127,6 +127,17 @@ func (m *Manager[S]) later(ctx context.Context, p pending, wait time.Duration, o
 	return nil
 }
 
+// dueNow makes all commands to a target due that wait for another attempt.
+func (m *Manager[S]) dueNow(ctx context.Context, target string) error {
+	_, err := m.pool.Exec(ctx, `
+		UPDATE process_command SET due_at = clock_timestamp()
+		 WHERE process = $1 AND target = $2 AND status = 'pending' AND due_at > clock_timestamp()`, m.newest.Name, target)
+	if err != nil {
+		return fmt.Errorf("make process commands due: %w", err)
+	}
+	return nil
+}
+
 // settle records a definite outcome that no fact tells about, and lets the
 // process react, in one transaction. The first who records it wins.
 func (m *Manager[S]) settle(ctx context.Context, p pending, outcome, reason string) error {

@@ -18,10 +18,10 @@ const (
 
 	openAfter   = 5 // failures in a row that open the circuit
 	minCooldown = time.Second
-	maxCooldown = 30 * time.Second
+	maxCooldown = 4 * time.Second // one call each time is no burden
 
 	maxTokens      = 20.0 // retries that may be made at once
-	tokensPerCall  = 0.25 // retries earned by a call that was answered
+	tokensPerCall  = 0.25 // retries earned by a call that was answered; a retry that was costs nothing
 	tokensPerSpan  = 2.0  // and by a second that passes
 	minBackoff     = 100 * time.Millisecond
 	maxBackoff     = 30 * time.Second
@@ -101,22 +101,28 @@ func (l *lane) mayRetry() bool {
 	return true
 }
 
-// report keeps what a call said about its target.
-func (l *lane) report(err error) {
+// report keeps what a call said about its target, and reports whether that is
+// back after the circuit was open.
+func (l *lane) report(err error, retry bool) (back bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.probing = false
 	if !unreachable(err) {
+		back = l.failures >= openAfter
 		l.failures, l.cooldown = 0, 0
-		l.tokens = min(maxTokens, l.tokens+tokensPerCall)
-		return
+		if l.tokens += tokensPerCall; retry && (err == nil || !unknown(err)) {
+			l.tokens++
+		}
+		l.tokens = min(maxTokens, l.tokens)
+		return back
 	}
 	if l.failures++; l.failures < openAfter {
-		return
+		return false
 	}
 	l.opened = l.now()
 	l.cooldown = min(maxCooldown, max(minCooldown, 2*l.cooldown))
 	l.cooldown -= rand.N(l.cooldown/4 + 1) // not everybody knocks at once
+	return false
 }
 
 // openFor returns how long the circuit stays open; 0 if it is closed.

@@ -21,7 +21,7 @@ func TestTheCircuitOpensProbesAndCloses(t *testing.T) {
 		if l.openFor() != 0 || !l.reserve() {
 			t.Fatalf("closed to commands after %d failures", i)
 		}
-		l.report(errDown)
+		l.report(errDown, false)
 		l.release(1)
 	}
 	if l.openFor() == 0 || l.reserve() || l.room() != 0 {
@@ -35,7 +35,7 @@ func TestTheCircuitOpensProbesAndCloses(t *testing.T) {
 		if n := l.room(); n != 0 {
 			t.Fatalf("room for %d beside a probe", n)
 		}
-		l.report(errDown)
+		l.report(errDown, false)
 		l.release(1)
 		if wait := l.openFor(); wait < least*3/4 || wait > maxCooldown {
 			t.Errorf("open for %v", wait)
@@ -47,8 +47,13 @@ func TestTheCircuitOpensProbesAndCloses(t *testing.T) {
 	if n := l.room(); n != 1 {
 		t.Fatalf("room for %d, want a probe", n)
 	}
-	l.report(nil)
+	if !l.report(nil, true) {
+		t.Error("nobody is told that it is back")
+	}
 	l.release(1)
+	if l.report(nil, false) {
+		t.Error("it is back again without having been away")
+	}
 	if l.openFor() != 0 || l.room() != laneCap {
 		t.Error("not closed after a probe that was answered")
 	}
@@ -93,10 +98,23 @@ func TestRetriesHaveABudget(t *testing.T) {
 		t.Errorf("%d retries in three seconds", n)
 	}
 	for range 8 {
-		l.report(nil)
+		l.report(nil, false)
 	}
 	if n := spend(); n != 2 {
 		t.Errorf("%d retries after eight answers", n)
+	}
+	now = now.Add(time.Second)
+	for range 50 {
+		if !l.mayRetry() {
+			t.Fatal("a retry that is answered costs the budget something")
+		}
+		l.report(nil, true)
+	}
+	for spend(); l.mayRetry(); {
+	}
+	l.report(status.Error(codes.Aborted, "again"), true)
+	if l.mayRetry() {
+		t.Error("a retry that settled nothing was free")
 	}
 	now = now.Add(time.Hour)
 	if n := spend(); n != maxTokens {

@@ -21,7 +21,7 @@ import (
 type batchTx = *postgres.BatchTx
 
 const (
-	claimFor     = 4 * time.Second // a claim that is not renewed lapses: its holder died
+	claimFor     = 3 * time.Second // a claim that is not renewed lapses: its holder died
 	renewAfter   = time.Second     // claims older than this are renewed at every poll
 	callTimeout  = 10 * time.Second
 	pollInterval = time.Second // for due retries, lapsed claims and timers
@@ -254,7 +254,9 @@ func (m *Manager[S]) attempt(ctx context.Context, l *lane, p pending) (outcome, 
 	} else {
 		err = m.to.Send(call, request, p.cause)
 	}
-	l.report(err)
+	if l.report(err, p.outcome != "") {
+		m.revive(ctx, l.target)
+	}
 	switch {
 	case err == nil && effective:
 		return statusDone, "", 0
@@ -265,6 +267,16 @@ func (m *Manager[S]) attempt(ctx context.Context, l *lane, p pending) (outcome, 
 	default:
 		return string(Refused), status.Convert(err).Message(), 0
 	}
+}
+
+// revive makes what waits for its next attempt at a target that is back due now:
+// the lane's places and its budget keep that from being a flood.
+func (m *Manager[S]) revive(ctx context.Context, target string) {
+	if err := m.dueNow(ctx, target); err != nil && ctx.Err() == nil {
+		m.log.Warn("process commands wait for their next attempt although their target is back",
+			"process", m.newest.Name, "target", target, "error", err)
+	}
+	m.Wake()
 }
 
 // hand gives commands that were committed as claimed to their lanes.

@@ -3,6 +3,8 @@ package process_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,4 +187,30 @@ func TestARevisionIsComparedAndSet(t *testing.T) {
 	if diff := cmp.Diff([]string{"o1 cook pending"}, k.steps()); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestWhatWaitsForATargetGoesWhenItIsBack: a step's next attempt may be long in
+// coming; one call that is answered after the circuit was open brings it forward.
+func TestWhatWaitsForATargetGoesWhenItIsBack(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	k := open(t, testkit.Postgres(t), func(context.Context, proto.Message, process.Cause) error {
+		if down.Load() {
+			return status.Error(codes.Unavailable, "away")
+		}
+		return nil
+	})
+	for i := range 12 {
+		k.fold(fact(fmt.Sprint("o", i), fmt.Sprint("a", i), 1, "Hungry"))
+	}
+	stop := k.run()
+	defer stop()
+	k.eventually("attempts fail", func() bool {
+		return query[int](k, `SELECT sum(attempts)::int FROM process_command WHERE outcome <> ''`) > 6
+	})
+	k.exec(`UPDATE process_command SET due_at = clock_timestamp() + interval '1 hour' WHERE instance_id <> 'o0'`)
+	down.Store(false)
+	k.eventually("all are sent", func() bool {
+		return query[int](k, `SELECT count(*)::int FROM process_command WHERE status = 'pending'`) == 0
+	})
 }
