@@ -19,6 +19,7 @@ func TestIDsNeverShift(t *testing.T) {
 		"ShipmentDelayed/1", "ShipmentDelivered/1", "ShipmentDispatched/1", "ShipmentLost/1", "ShipmentPlanned/1",
 		"ShipmentReturned/1", "ShipmentScanned/1", "FactVoided/1",
 		"PaymentDeclined/2", "ShipmentScanned/2", "ShipmentStalled/1",
+		"OrderAttentionSettled/1", "OrderNeedsAttention/1",
 	}
 	all := schemas.Catalog().All()
 	for i, key := range released {

@@ -26,7 +26,7 @@ type opsCmd struct {
 type opsListCmd struct {
 	pageFlags
 	readFlags
-	Kind      []string `help:"Only these kinds." enum:"stuck,promise-at-risk,payment-declined,held,shipment-delayed,shipment-lost,captured-but-cancelled"`
+	Kind      []string `help:"Only these kinds." enum:"stuck,promise-at-risk,payment-declined,held,shipment-delayed,shipment-lost,captured-but-cancelled,needs-person"`
 	Severity  string   `help:"This severity or higher." enum:",low,medium,high" default:""`
 	Warehouse string   `help:"Only this warehouse."`
 	Channel   string   `help:"Only this channel."`

@@ -31,6 +31,8 @@ type book struct {
 	Withdrawn map[string]bool `json:"withdrawn,omitempty"`
 	// Timers are those that were set: false while they run, true once fired.
 	Timers map[string]bool `json:"timers,omitempty"`
+	// Told is the concern that others were told of last.
+	Told Concern `json:"told,omitzero"`
 	// Doubts are what the kernel itself cannot settle.
 	Doubts []string `json:"doubts,omitempty"`
 	// Attention is where version 1 of this table kept what a person should know.
@@ -88,6 +90,7 @@ type change struct {
 	timers    []Timer
 	dropped   []string // timers
 	withdrawn []string // steps
+	concern   *Concern // to be told; nil if others know
 }
 
 // advance asks for the plan and returns what of it is new.
@@ -139,6 +142,16 @@ func (d Definition[S]) advance(in *instance[S]) (c change) {
 	in.attention = plan.Attention
 	if len(in.book.Doubts) > 0 {
 		in.attention = strings.TrimPrefix(in.attention+"; "+strings.Join(in.book.Doubts, "; "), "; ")
+	}
+	concern := plan.Concern
+	switch {
+	case in.attention == "":
+		concern = Concern{}
+	case concern.Reason == "":
+		concern.Reason = InDoubt
+	}
+	if concern != in.book.Told {
+		in.book.Told, c.concern = concern, &concern
 	}
 	return c
 }

@@ -64,6 +64,11 @@ type Manager[S any] struct {
 	// a changed instance, for instance into a row that its commands lock. It may
 	// note in the state that it did. Set it before the first fact; nil: nothing.
 	Beside func(b *pgx.Batch, id string, state *S)
+	// Tell says to others that an instance needs a person, or with an empty
+	// concern that it does not any more. It may read in tx, and queues what must
+	// commit with the instance. What it returns is called after the commit, unless
+	// nil. Set it before the first fact; nil: nobody is told.
+	Tell func(ctx context.Context, tx *postgres.BatchTx, write *pgx.Batch, id string, concern Concern) (told func(), err error)
 
 	definitions map[int]Definition[S]
 	newest      Definition[S]

@@ -65,11 +65,24 @@ type Plan struct {
 	// Withdrawn are steps that must not take effect any more. One that has a
 	// definite outcome already is left as it is.
 	Withdrawn []string
-	// Attention is what a person ought to look at; empty if nothing.
+	// Attention is what a person ought to look at; empty if nothing. Concern is
+	// what others may be told of it.
 	Attention string
+	Concern   Concern
 	// Ended says that nothing more can happen by itself.
 	Ended bool
 }
+
+// Concern is why an instance needs a person, as others are told it.
+type Concern struct {
+	// Reason is the kind of trouble; empty if there is none.
+	Reason string `json:"r,omitempty"`
+	// Step waits for the person; empty if none does.
+	Step string `json:"s,omitempty"`
+}
+
+// InDoubt is the kernel's own reason: facts are missing or contradict each other.
+const InDoubt = "FACTS_IN_DOUBT"
 
 // Command is one step that another service is asked to take.
 type Command struct {

@@ -51,6 +51,8 @@ func definition() process.Definition[dinner] {
 				s.Cooked = true
 			case "Eaten":
 				s.Eaten = true
+			case "Helped":
+				s.Alone = false
 			case "Sated":
 				s.Sated = true
 			}
@@ -80,7 +82,7 @@ func definition() process.Definition[dinner] {
 				plan.Withdrawn = []string{"cook"}
 			}
 			if s.Alone {
-				plan.Attention = "nobody delivers"
+				plan.Attention, plan.Concern = "nobody delivers", process.Concern{Reason: "ALONE", Step: "order-in"}
 			}
 			return plan
 		},

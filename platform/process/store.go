@@ -39,6 +39,7 @@ type work[S any] struct {
 	changed   []string         // instances, in the order in which they changed
 	causes    map[string]Cause // why they changed, by instance
 	issued    []pending
+	told      []func()
 }
 
 // lock queues what locks and reads the instances with these ids. It is a
@@ -163,7 +164,7 @@ const (
 
 // save queues what writes the changed instances, their commands and timers. A
 // command is claimed by the manager itself if it can take it.
-func (w *work[S]) save(b *pgx.Batch) error {
+func (w *work[S]) save(ctx context.Context, tx batchTx, b *pgx.Batch) error {
 	process := w.m.newest.Name
 	fresh, known := &columns{}, &columns{}
 	var commands commandColumns
@@ -179,6 +180,13 @@ func (w *work[S]) save(b *pgx.Batch) error {
 		due := def.advance(in)
 		if w.m.Beside != nil {
 			w.m.Beside(b, id, &in.state)
+		}
+		if w.m.Tell != nil && due.concern != nil {
+			told, err := w.m.Tell(ctx, tx, b, id, *due.concern)
+			if err != nil {
+				return fmt.Errorf("tell of process %s: %w", id, err)
+			}
+			w.told = append(w.told, told)
 		}
 		to := known
 		if in.isNew {
@@ -329,7 +337,7 @@ func (m *Manager[S]) transact(ctx context.Context, t transaction[S]) error {
 		if len(w.changed) == 0 && t.last == nil {
 			return nil
 		}
-		if err := w.save(write); err != nil {
+		if err := w.save(ctx, tx, write); err != nil {
 			return err
 		}
 		if t.last != nil {
@@ -345,5 +353,10 @@ func (m *Manager[S]) transact(ctx context.Context, t transaction[S]) error {
 		return err
 	}
 	m.hand(w.issued)
+	for _, told := range w.told {
+		if told != nil {
+			told()
+		}
+	}
 	return nil
 }

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/process"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 	"github.com/tidemark-dev/tidemark/schemas/control"
@@ -206,11 +208,49 @@ func TestWhatWaitsForATargetGoesWhenItIsBack(t *testing.T) {
 	stop := k.run()
 	defer stop()
 	k.eventually("attempts fail", func() bool {
-		return query[int](k, `SELECT sum(attempts)::int FROM process_command WHERE outcome <> ''`) > 6
+		return query[int](k, `SELECT coalesce(sum(attempts), 0)::int FROM process_command WHERE outcome <> ''`) > 6
 	})
 	k.exec(`UPDATE process_command SET due_at = clock_timestamp() + interval '1 hour' WHERE instance_id <> 'o0'`)
 	down.Store(false)
 	k.eventually("all are sent", func() bool {
 		return query[int](k, `SELECT count(*)::int FROM process_command WHERE status = 'pending'`) == 0
 	})
+}
+
+// TestOthersAreToldThatAPersonIsNeeded: in the transaction that learns of it,
+// once for each change, and told of the end of it as well.
+func TestOthersAreToldThatAPersonIsNeeded(t *testing.T) {
+	k := open(t, testkit.Postgres(t), func(_ context.Context, r proto.Message, _ process.Cause) error {
+		return status.Error(codes.FailedPrecondition, "no")
+	})
+	k.exec(`CREATE TABLE said (number serial, id text, reason text, step text)`)
+	var fail atomic.Bool
+	var after atomic.Int64
+	k.manager.Tell = func(_ context.Context, _ *postgres.BatchTx, b *pgx.Batch, id string, c process.Concern) (func(), error) {
+		if fail.Load() {
+			return nil, errors.New("not now")
+		}
+		b.Queue(`INSERT INTO said (id, reason, step) VALUES ($1, $2, $3)`, id, c.Reason, c.Step)
+		return func() { after.Add(1) }, nil
+	}
+	said := func() string {
+		return query[string](k, `SELECT coalesce(string_agg(reason || ' ' || step, ', ' ORDER BY number), '') FROM said`)
+	}
+	k.fold(fact("o1", "a1", 1, "Hungry"))
+	stop := k.run()
+	k.eventually("a person is needed", func() bool { return said() == "ALONE order-in" })
+	stop()
+	k.fold(fact("o1", "a1", 2, "Sated")) // changes nothing of it
+	if got := said(); got != "ALONE order-in" || after.Load() != 1 {
+		t.Errorf("told %q, %d times after a commit", got, after.Load())
+	}
+	fail.Store(true)
+	if err := k.manager.Fold(t.Context(), []event.Fact{fact("o1", "a1", 3, "Helped")}); err == nil {
+		t.Error("folded although nobody could be told")
+	}
+	fail.Store(false)
+	k.fold(fact("o1", "a1", 3, "Helped"), fact("o1", "a1", 4, "Cooked"))
+	if got := said(); got != "ALONE order-in,  " || after.Load() != 2 {
+		t.Errorf("told %q, %d times after a commit", got, after.Load())
+	}
 }

@@ -43,6 +43,7 @@ var (
 	delayedRule  = rule{act: 1 * day, severity: medium, late: high}
 	lostRule     = rule{act: 8 * hour, severity: high, late: high}
 	keptRule     = rule{act: 1 * day, severity: high, late: high}
+	personRule   = rule{act: 4 * hour, severity: medium, late: high}
 )
 
 // delayLimit is how late a parcel may be before it is work.

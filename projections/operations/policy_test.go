@@ -33,6 +33,7 @@ func TestContractStatesThePolicy(t *testing.T) {
 		"promise_at_risk":        row(promiseRule, hours(promiseRule.after)),
 		"payment_declined":       row(declinedRule, hours(declinedRule.after)),
 		"held":                   row(heldRule, hours(heldRule.after)),
+		"needs_person":           row(personRule, hours(personRule.after)),
 		"shipment_delayed":       row(delayedRule, hours(delayLimit)+" behind the expected date; 0h if there is no date any more"),
 		"shipment_lost":          row(lostRule, hours(lostRule.after)),
 		"captured_but_cancelled": row(keptRule, hours(keptRule.after)),

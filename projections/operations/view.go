@@ -31,6 +31,9 @@ type Order struct {
 	Total       facts.Money `json:"t"`
 	HeldAt      *time.Time  `json:"h,omitempty"`
 	HoldReason  string      `json:"hr,omitempty"`
+	NeedsAt     *time.Time  `json:"na,omitempty"` // since when fulfilment needs a person
+	Needs       string      `json:"nr,omitempty"` // why, as facts.OrderNeedsAttention says
+	NeedsStep   string      `json:"ns,omitempty"` // the step that waits for the person
 	PlacedAt    *time.Time  `json:"pl,omitempty"`
 	ConfirmedAt *time.Time  `json:"cf,omitempty"`
 	CompletedAt *time.Time  `json:"cp,omitempty"`
@@ -79,7 +82,7 @@ var schema string
 func View() projection.View[State] {
 	return projection.View[State]{
 		Name:    "operations",
-		Version: 2,
+		Version: 3,
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
 		Fold:    fold,
@@ -138,6 +141,13 @@ func (o *Order) fold(f event.Fact) {
 		o.HeldAt, o.HoldReason = &at, b.Reason
 	case *facts.OrderReleased:
 		o.HeldAt, o.HoldReason = nil, ""
+	case *facts.OrderNeedsAttention:
+		if o.NeedsAt == nil {
+			o.NeedsAt = &at
+		}
+		o.Needs, o.NeedsStep = b.Reason, b.Step
+	case *facts.OrderAttentionSettled:
+		o.NeedsAt, o.Needs, o.NeedsStep = nil, "", ""
 	case *facts.OrderConfirmed:
 		o.Step, o.ConfirmedAt = "confirmed", &at
 		o.promise(b.PromisedAt)

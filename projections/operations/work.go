@@ -35,7 +35,39 @@ const (
 	kindDelayed  = int64(operationsv1.WorkKind_WORK_KIND_SHIPMENT_DELAYED)
 	kindLost     = int64(operationsv1.WorkKind_WORK_KIND_SHIPMENT_LOST)
 	kindKept     = int64(operationsv1.WorkKind_WORK_KIND_CAPTURED_BUT_CANCELLED)
+	kindPerson   = int64(operationsv1.WorkKind_WORK_KIND_NEEDS_PERSON)
 )
+
+// needs says in words why fulfilment needs a person; a reason that came later
+// than this program is shown as it is.
+var needs = map[string]string{
+	"STEP_REFUSED":         "A service refused a step of fulfilment",
+	"HELD_TOO_LONG":        "The order is held for too long",
+	"NOT_DISPATCHED":       "A parcel was not dispatched in time",
+	"NOT_DELIVERED":        "A parcel did not arrive in time",
+	"RECALL":               "A parcel of the cancelled order is on its way",
+	"NOT_PLANNED":          "A parcel could not be planned",
+	"GOODS_MISSING":        "Goods of the order are not on their way",
+	"ARRIVED_AFTER_REFUND": "A parcel arrived after it was refunded",
+	"MONEY_SHORT":          "Less money was collected than is owed",
+	"PAYMENT_LOST":         "A payment cannot be obtained any more",
+	"FACTS_IN_DOUBT":       "Facts about the order are in doubt",
+}
+
+func (l lister) personItem() {
+	o := l.s.Order
+	if o == nil || o.NeedsAt == nil {
+		return
+	}
+	reason := needs[o.Needs]
+	if reason == "" {
+		reason = "Fulfilment needs a person: " + o.Needs
+	}
+	if o.NeedsStep != "" {
+		reason += " (" + o.NeedsStep + ")"
+	}
+	l.add(kindPerson, personRule, *o.NeedsAt, WorkRow{Reason: reason})
+}
 
 // lister makes the work items of one order.
 type lister struct {
@@ -47,6 +79,7 @@ type lister struct {
 
 func workItems(id string, s *State, put func(WorkRow)) {
 	l := lister{s, id, s.standing(), put}
+	l.personItem()
 	l.orderItems()
 	l.promiseItem()
 	l.paymentItems()

@@ -57,6 +57,7 @@ const (
 	delayed  = 5
 	lost     = 6
 	kept     = 7
+	person   = 8
 )
 
 func TestWorkItems(t *testing.T) {
@@ -121,6 +122,13 @@ func TestWorkItems(t *testing.T) {
 		{"completed is done", both(order(managed, confirmed, step{60, &facts.OrderCompleted{CustomerID: "c"}}), parcel(sent, arrived)), nil},
 		{"held is not also stuck", order(managed, step{1, &facts.OrderHeld{CustomerID: "c"}}), []work{{kind: held, subject: "o", shows: 1, deadline: 25, severity: 2, late: 3}}},
 		{"released is as before", order(managed, step{1, &facts.OrderHeld{}}, step{2, &facts.OrderReleased{}}), []work{{kind: stuck, subject: "o", shows: 1, deadline: 5, severity: 1, late: 2}}},
+		{"fulfilment needs a person, since the first reason", order(managed, confirmed, step{3, &facts.OrderNeedsAttention{CustomerID: "c", Reason: "STEP_REFUSED", Step: "plan/north"}},
+			step{5, &facts.OrderNeedsAttention{CustomerID: "c", Reason: "MONEY_SHORT"}}), []work{
+			{kind: stuck, subject: "o", shows: 26, deadline: 30, severity: 1, late: 2}, {kind: person, subject: "o", shows: 3, deadline: 7, severity: 2, late: 3}}},
+		{"somebody settled it", order(managed, confirmed, step{3, &facts.OrderNeedsAttention{Reason: "STEP_REFUSED"}}, step{5, &facts.OrderAttentionSettled{CustomerID: "c"}}), []work{
+			{kind: stuck, subject: "o", shows: 26, deadline: 30, severity: 1, late: 2}}},
+		{"a completed order may need a person", order(managed, confirmed, step{60, &facts.OrderCompleted{CustomerID: "c"}}, step{61, &facts.OrderNeedsAttention{CustomerID: "c", Reason: "NEW"}}), []work{
+			{kind: person, subject: "o", shows: 61, deadline: 65, severity: 2, late: 3}}},
 		{"a promise shows a day before", order(placed(facts.FulfilmentManaged, at(100))), []work{
 			{kind: stuck, subject: "o", shows: 1, deadline: 5, severity: 1, late: 2}, {kind: promise, subject: "o", shows: 76, deadline: 100, severity: 2, late: 3}}},
 		{"a promise kept is none", both(order(placed(facts.FulfilmentExternal, at(100))), parcel(sent, arrived)), nil},

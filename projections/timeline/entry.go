@@ -104,6 +104,10 @@ func describeOrder(body event.Body) (int32, string, *facts.Money) {
 		return kindHold, "Order put on hold" + on(": ", b.Reason), nil
 	case *facts.OrderReleased:
 		return kindHold, "Order released from hold", nil
+	case *facts.OrderNeedsAttention: // why is ours to know
+		return kindOrder, "Somebody looks after the order", nil
+	case *facts.OrderAttentionSettled:
+		return kindOrder, "The order goes on", nil
 	case *facts.OrderConfirmed:
 		return kindOrder, "Order confirmed" + by(", promised for ", b.PromisedAt), nil
 	case *facts.OrderCancelled:

@@ -83,7 +83,7 @@ var schema string
 func View() projection.View[State] {
 	return projection.View[State]{
 		Name:    "timeline",
-		Version: 2,
+		Version: 3,
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
 		Fold:    fold,

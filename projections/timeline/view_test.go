@@ -175,11 +175,16 @@ func TestEntriesOfNewVersions(t *testing.T) {
 		"Parcel seen":                                &facts.ShipmentScanned{},
 		"Parcel delayed, no new date yet: customs":   &facts.ShipmentStalled{Reason: "customs"},
 		"Payment of 0.10 BRL declined: INSUFFICIENT_FUNDS; it may be tried again": &facts.PaymentDeclined{Amount: facts.Money{Amount: 10, Currency: "BRL"}, ReasonCode: "INSUFFICIENT_FUNDS", Retryable: true},
+		"Somebody looks after the order":                                          &facts.OrderNeedsAttention{Reason: "STEP_REFUSED", Step: "capture/1/2"},
+		"The order goes on":                                                       &facts.OrderAttentionSettled{},
 		"Payment of 0.10 BRL declined: STOLEN":                                    &facts.PaymentDeclined{Amount: facts.Money{Amount: 10, Currency: "BRL"}, ReasonCode: "STOLEN"},
 	} {
 		typ := "shipment"
-		if _, payment := body.(*facts.PaymentDeclined); payment {
+		switch body.(type) {
+		case *facts.PaymentDeclined:
 			typ = "payment"
+		case *facts.OrderNeedsAttention, *facts.OrderAttentionSettled:
+			typ = "order"
 		}
 		m := projection.NewMemory(timeline.View())
 		a := history.Aggregate{Order: "o", Type: typ, ID: "x"}

@@ -7,6 +7,8 @@ func New(name string) Fact {
 	switch name {
 	case "OrderAmended":
 		return new(OrderAmended)
+	case "OrderAttentionSettled":
+		return new(OrderAttentionSettled)
 	case "OrderCancelled":
 		return new(OrderCancelled)
 	case "OrderCompleted":
@@ -15,6 +17,8 @@ func New(name string) Fact {
 		return new(OrderConfirmed)
 	case "OrderHeld":
 		return new(OrderHeld)
+	case "OrderNeedsAttention":
+		return new(OrderNeedsAttention)
 	case "OrderPlaced":
 		return new(OrderPlaced)
 	case "OrderReleased":

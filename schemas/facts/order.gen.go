@@ -73,6 +73,50 @@ func (v *OrderAmended) FromNative(value any) error {
 	return nil
 }
 
+// OrderAttentionSettled says: fulfilment of an order needs nobody any more.
+type OrderAttentionSettled struct {
+	OrderID       string // The order this is about.
+	CustomerID    string // The customer whose order it is.
+	Actor         string // Who did it: customer, fulfilment, carrier, provider, import, or operator:<name>.
+	TimeEstimated bool   // True if the business time of this fact is an estimate.
+}
+
+// FactName returns "OrderAttentionSettled".
+func (*OrderAttentionSettled) FactName() string { return "OrderAttentionSettled" }
+
+// AvroSchemaVersion returns the version of the schema that ToNative follows.
+func (*OrderAttentionSettled) AvroSchemaVersion() int { return 1 }
+
+// Common returns what every fact carries.
+func (v *OrderAttentionSettled) Common() Common {
+	return Common{OrderID: v.OrderID, CustomerID: v.CustomerID, Actor: v.Actor, TimeEstimated: v.TimeEstimated}
+}
+
+// ToNative returns the record as goavro writes it, or the field that cannot be written.
+func (v *OrderAttentionSettled) ToNative() (map[string]any, error) {
+	w := native.NewWriter("OrderAttentionSettled", 4)
+	w.String("order_id", v.OrderID)
+	w.String("customer_id", v.CustomerID)
+	w.String("actor", v.Actor)
+	w.Bool("time_estimated", v.TimeEstimated)
+	return w.Done()
+}
+
+// FromNative sets the record from what goavro read, or returns the field that is missing, unknown or wrong.
+func (v *OrderAttentionSettled) FromNative(value any) error {
+	r := native.NewReader("OrderAttentionSettled", value)
+	var out OrderAttentionSettled
+	out.OrderID = r.String("order_id")
+	out.CustomerID = r.String("customer_id")
+	out.Actor = r.String("actor")
+	out.TimeEstimated = r.Bool("time_estimated")
+	if err := r.Done(); err != nil {
+		return err
+	}
+	*v = out
+	return nil
+}
+
 // OrderCancelled says: the order will not be carried out.
 type OrderCancelled struct {
 	OrderID       string       // The order this is about.
@@ -257,6 +301,56 @@ func (v *OrderHeld) FromNative(value any) error {
 	out.TimeEstimated = r.Bool("time_estimated")
 	out.Reason = r.String("reason")
 	out.Note = r.String("note")
+	if err := r.Done(); err != nil {
+		return err
+	}
+	*v = out
+	return nil
+}
+
+// OrderNeedsAttention says: fulfilment of an order does not go on, or not well, unless a person acts. A later one replaces it.
+type OrderNeedsAttention struct {
+	OrderID       string // The order this is about.
+	CustomerID    string // The customer whose order it is.
+	Actor         string // Who did it: customer, fulfilment, carrier, provider, import, or operator:<name>.
+	TimeEstimated bool   // True if the business time of this fact is an estimate.
+	Reason        string // Which kind of trouble, for instance STEP_REFUSED, NOT_DISPATCHED, MONEY_SHORT. Further ones may come.
+	Step          string // The step of the process that waits for the person; empty if it is none.
+}
+
+// FactName returns "OrderNeedsAttention".
+func (*OrderNeedsAttention) FactName() string { return "OrderNeedsAttention" }
+
+// AvroSchemaVersion returns the version of the schema that ToNative follows.
+func (*OrderNeedsAttention) AvroSchemaVersion() int { return 1 }
+
+// Common returns what every fact carries.
+func (v *OrderNeedsAttention) Common() Common {
+	return Common{OrderID: v.OrderID, CustomerID: v.CustomerID, Actor: v.Actor, TimeEstimated: v.TimeEstimated}
+}
+
+// ToNative returns the record as goavro writes it, or the field that cannot be written.
+func (v *OrderNeedsAttention) ToNative() (map[string]any, error) {
+	w := native.NewWriter("OrderNeedsAttention", 6)
+	w.String("order_id", v.OrderID)
+	w.String("customer_id", v.CustomerID)
+	w.String("actor", v.Actor)
+	w.Bool("time_estimated", v.TimeEstimated)
+	w.String("reason", v.Reason)
+	w.String("step", v.Step)
+	return w.Done()
+}
+
+// FromNative sets the record from what goavro read, or returns the field that is missing, unknown or wrong.
+func (v *OrderNeedsAttention) FromNative(value any) error {
+	r := native.NewReader("OrderNeedsAttention", value)
+	var out OrderNeedsAttention
+	out.OrderID = r.String("order_id")
+	out.CustomerID = r.String("customer_id")
+	out.Actor = r.String("actor")
+	out.TimeEstimated = r.Bool("time_estimated")
+	out.Reason = r.String("reason")
+	out.Step = r.String("step")
 	if err := r.Done(); err != nil {
 		return err
 	}

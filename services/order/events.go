@@ -57,6 +57,10 @@ func fact(o *Order, e Event) event.Body {
 		}
 	case WasCompleted:
 		return &facts.OrderCompleted{OrderID: o.ID, CustomerID: o.CustomerID, Actor: m.Actor, TimeEstimated: m.TimeEstimated}
+	case TroubleArose:
+		return &facts.OrderNeedsAttention{OrderID: o.ID, CustomerID: o.CustomerID, Actor: m.Actor, Reason: e.Reason, Step: e.Step}
+	case TroubleEnded:
+		return &facts.OrderAttentionSettled{OrderID: o.ID, CustomerID: o.CustomerID, Actor: m.Actor}
 	}
 	return nil
 }

@@ -174,6 +174,13 @@ type (
 	WasCancelled struct{ Cancel }
 	// WasCompleted ended the order.
 	WasCompleted struct{ Complete }
+	// TroubleArose and TroubleEnded say whether fulfilment needs a person. They
+	// change nothing of the order itself.
+	TroubleArose struct {
+		Meta
+		Reason, Step string
+	}
+	TroubleEnded struct{ Meta }
 )
 
 func (m Meta) meta() Meta { return m }

@@ -1,7 +1,6 @@
 package order
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 )
@@ -231,27 +230,26 @@ func (p *planner) settledMoney() bool {
 }
 
 // moneyTrouble says what no rule can put right.
-func (p *planner) moneyTrouble() (all []string) {
+func (p *planner) moneyTrouble(say func(reason, step, format string, args ...any)) {
 	if p.Order.State == cancelled {
-		return nil
+		return
 	}
 	for id := range p.Payments {
 		if p.collecting(id) {
-			return nil
+			return
 		}
 	}
 	collected, back := p.net()
 	if short := p.owed() - (collected - back); short > 0 && len(p.Bills) > 0 && !p.asking() {
-		all = append(all, fmt.Sprintf("%d %s less than owed were collected", short, p.Order.Total.Currency))
+		say(moneyShort, "", "%d %s less than owed were collected", short, p.Order.Total.Currency)
 	}
 	if p.Order.State == confirmed && p.dispatched() {
 		for entry := range p.Order.Plan {
 			if p.standing(entry).progress == failed {
-				all = append(all, fmt.Sprintf("payment %d of the plan cannot be obtained any more", entry+1))
+				say(paymentLost, "", "payment %d of the plan cannot be obtained any more", entry+1)
 			}
 		}
 	}
-	return all
 }
 
 // asking reports whether a payment is being asked for anew; of an order that

@@ -1,11 +1,8 @@
 package order
 
 import (
-	"cmp"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/tidemark-dev/tidemark/platform/process"
 )
@@ -43,7 +40,7 @@ func next(s *fulfilment, rules policy) process.Plan {
 		p.releaseRest()
 	}
 	p.setTimers()
-	p.Attention = p.attention()
+	p.Attention, p.Concern = p.attention()
 	p.Ended = p.ended()
 	return p.Plan
 }
@@ -321,41 +318,6 @@ func (s *fulfilment) dispatched() bool {
 		}
 	}
 	return false
-}
-
-// attention is what a person ought to look at: steps that were refused and are
-// still wanted, deadlines that passed, and what no rule settles.
-func (p *planner) attention() string {
-	var all []string
-	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
-	for _, c := range p.Commands {
-		if reason, ok := p.Refused[c.Step]; ok {
-			say("step %s was refused: %s", c.Step, reason)
-		}
-	}
-	if p.Order.Held && p.Fired[fmt.Sprint("held/", p.Order.Holds)] {
-		say("held for longer than %s", p.heldFor)
-	}
-	for _, id := range slices.Sorted(maps.Keys(p.Shipments)) {
-		part := p.Shipments[id]
-		switch {
-		case part.State == planned && p.Fired["dispatch/"+id]:
-			say("parcel %s from %s was not dispatched within %s", id, part.Warehouse, p.dispatchWithin)
-		case part.State == gone && p.Order.State == cancelled:
-			say("parcel %s is on its way although the order is cancelled: recall it at the carrier", id)
-		case part.State == gone && p.Fired["deliver/"+id]:
-			say("parcel %s did not arrive within %s", id, p.deliverWithin)
-		case part.State == never && p.Order.State == confirmed:
-			say("parcel from %s could not be planned: %s", part.Warehouse, p.Refused[part.Step])
-		case part.State == cancelled && p.Order.State == confirmed && !p.spare(part):
-			say("parcel %s from %s was cancelled: its goods are not on their way", id, part.Warehouse)
-		case part.State == delivered && part.Fate == refunded:
-			say("parcel %s arrived after it was refunded", id)
-		}
-	}
-	all = append(all, p.moneyTrouble()...)
-	slices.SortStableFunc(all, cmp.Compare[string])
-	return strings.Join(slices.Compact(all), "; ")
 }
 
 // ended reports whether the order is in a final state with nothing left to do.

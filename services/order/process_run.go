@@ -2,6 +2,7 @@ package order
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
@@ -11,6 +12,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/owner"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/process"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	journalv1 "github.com/tidemark-dev/tidemark/proto/journal/v1"
@@ -24,6 +26,20 @@ type ProcessConfig struct {
 	Enabled      bool   `help:"Let the fulfilment process move MANAGED orders on." default:"true" negatable:""`
 	PaymentAddr  string `help:"gRPC address of the payment service." default:"127.0.0.1:7102"`
 	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
+}
+
+// tell states in the order's history, in the transaction that learns of it, that
+// fulfilment needs a person, or that it does not any more.
+func tell(j *journal.Journal) func(context.Context, *postgres.BatchTx, *pgx.Batch, string, process.Concern) (func(), error) {
+	return func(ctx context.Context, tx *postgres.BatchTx, write *pgx.Batch, id string, concern process.Concern) (func(), error) {
+		return journal.Append(ctx, j, tx, write, &table, id, fulfilmentName, func(o *Order, now time.Time) ([]journal.Fact, error) {
+			meta := Meta{Actor: fulfilmentName, OccurredAt: now}
+			if concern.Reason == "" {
+				return change(o, []Event{TroubleEnded{Meta: meta}}), nil
+			}
+			return change(o, []Event{TroubleArose{Meta: meta, Reason: concern.Reason, Step: concern.Step}}), nil
+		})
+	}
 }
 
 // markDispatched tells the order's row, in the transaction that learns of it,
@@ -62,7 +78,7 @@ func startFulfilment(g *lifecycle.Group, cfg Config, self string, o *owner.Parts
 	if err != nil {
 		return err
 	}
-	manager.Beside = markDispatched
+	manager.Beside, manager.Tell = markDispatched, tell(o.Journal)
 	facts, err := consumer.New(consumer.Config{
 		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName,
 		Topics:    []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},

@@ -375,6 +375,9 @@ func (k *kernel) advance() {
 	if k.state.Order.State == cancelled {
 		k.inDoubt()
 	}
+	if (k.last.Attention == "") != (k.last.Concern.Reason == "") {
+		k.t.Errorf("a person is needed for %q, and others are told %+v", k.last.Attention, k.last.Concern)
+	}
 	k.note("  state %s, attention %q, ended %v", k.state.Order.State, k.last.Attention, k.last.Ended)
 }
 

@@ -10,7 +10,7 @@ import (
 func Bare(id string) []event.Fact {
 	var all []event.Fact
 	for typ, names := range map[string][]string{
-		"order":    {"OrderPlaced", "OrderAmended", "OrderHeld", "OrderReleased", "OrderConfirmed", "OrderCancelled", "OrderCompleted"},
+		"order":    {"OrderPlaced", "OrderAmended", "OrderHeld", "OrderReleased", "OrderConfirmed", "OrderNeedsAttention", "OrderAttentionSettled", "OrderCancelled", "OrderCompleted"},
 		"payment":  {"PaymentRequested", "PaymentAuthorized", "PaymentDeclined", "PaymentVoided", "PaymentCaptured", "PaymentRefunded", "PaymentCorrected"},
 		"shipment": {"ShipmentPlanned", "ShipmentDispatched", "ShipmentScanned", "ShipmentDelayed", "ShipmentStalled", "ShipmentDelivered", "ShipmentLost", "ShipmentReturned", "ShipmentCancelled"},
 	} {

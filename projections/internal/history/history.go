@@ -120,7 +120,7 @@ func (d drawer) order() []event.Fact {
 	held := false
 	for range rapid.IntRange(0, 5).Draw(d.t, "order facts") {
 		base := facts.Common{OrderID: d.id, CustomerID: d.customer, Actor: "operator:kim", TimeEstimated: d.chance()}
-		switch what := d.pick("amend", "hold", "confirm"); {
+		switch what := d.pick("amend", "hold", "confirm", "trouble", "settled"); {
 		case held:
 			held = false
 			a.Add(d.at(), &facts.OrderReleased{OrderID: d.id, CustomerID: d.customer, Actor: base.Actor})
@@ -132,6 +132,12 @@ func (d drawer) order() []event.Fact {
 		case what == "hold":
 			held = true
 			a.Add(d.at(), &facts.OrderHeld{OrderID: d.id, CustomerID: d.customer, Actor: base.Actor, Reason: d.pick("", "address")})
+		case what == "trouble":
+			a.Add(d.at(), &facts.OrderNeedsAttention{
+				OrderID: d.id, CustomerID: d.customer, Actor: "fulfilment", Reason: d.pick("", "STEP_REFUSED"), Step: d.pick("", "capture/1/2"),
+			})
+		case what == "settled":
+			a.Add(d.at(), &facts.OrderAttentionSettled{OrderID: d.id, CustomerID: d.customer, Actor: "fulfilment"})
 		default:
 			a.Add(d.at(), &facts.OrderConfirmed{OrderID: d.id, CustomerID: d.customer, Actor: "fulfilment", PromisedAt: d.maybeAt()})
 		}

@@ -49,6 +49,8 @@ const (
 	WorkKind_WORK_KIND_SHIPMENT_LOST WorkKind = 6
 	// Money was collected for an order that is cancelled, and not given back.
 	WorkKind_WORK_KIND_CAPTURED_BUT_CANCELLED WorkKind = 7
+	// Fulfilment does not go on, or not well, unless a person acts.
+	WorkKind_WORK_KIND_NEEDS_PERSON WorkKind = 8
 )
 
 // Enum value maps for WorkKind.
@@ -62,6 +64,7 @@ var (
 		5: "WORK_KIND_SHIPMENT_DELAYED",
 		6: "WORK_KIND_SHIPMENT_LOST",
 		7: "WORK_KIND_CAPTURED_BUT_CANCELLED",
+		8: "WORK_KIND_NEEDS_PERSON",
 	}
 	WorkKind_value = map[string]int32{
 		"WORK_KIND_UNSPECIFIED":            0,
@@ -72,6 +75,7 @@ var (
 		"WORK_KIND_SHIPMENT_DELAYED":       5,
 		"WORK_KIND_SHIPMENT_LOST":          6,
 		"WORK_KIND_CAPTURED_BUT_CANCELLED": 7,
+		"WORK_KIND_NEEDS_PERSON":           8,
 	}
 )
 
@@ -1882,7 +1886,7 @@ const file_operations_v1_operations_service_proto_rawDesc = "" +
 	"\x12WatchBoardResponse\x12,\n" +
 	"\x04work\x18\x01 \x03(\v2\x18.operations.v1.WorkCountR\x04work\x122\n" +
 	"\x06orders\x18\x02 \x03(\v2\x1a.operations.v1.StatusCountR\x06orders\x125\n" +
-	"\tfreshness\x18\x03 \x01(\v2\x17.freshness.v1.FreshnessR\tfreshness*\xf0\x01\n" +
+	"\tfreshness\x18\x03 \x01(\v2\x17.freshness.v1.FreshnessR\tfreshness*\x8c\x02\n" +
 	"\bWorkKind\x12\x19\n" +
 	"\x15WORK_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fWORK_KIND_STUCK\x10\x01\x12\x1d\n" +
@@ -1891,7 +1895,8 @@ const file_operations_v1_operations_service_proto_rawDesc = "" +
 	"\x0eWORK_KIND_HELD\x10\x04\x12\x1e\n" +
 	"\x1aWORK_KIND_SHIPMENT_DELAYED\x10\x05\x12\x1b\n" +
 	"\x17WORK_KIND_SHIPMENT_LOST\x10\x06\x12$\n" +
-	" WORK_KIND_CAPTURED_BUT_CANCELLED\x10\a*^\n" +
+	" WORK_KIND_CAPTURED_BUT_CANCELLED\x10\a\x12\x1a\n" +
+	"\x16WORK_KIND_NEEDS_PERSON\x10\b*^\n" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSEVERITY_LOW\x10\x01\x12\x13\n" +

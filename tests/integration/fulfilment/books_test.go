@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 )
 
@@ -74,6 +76,38 @@ func (b *book) kept() (sum int64) {
 		sum += b.fee
 	}
 	return sum
+}
+
+// board waits until the operations view shows exactly the orders that need a
+// person, and the timeline what a customer may know of it.
+func (w *world) board(ctx context.Context) {
+	w.t.Helper()
+	var needed, shown map[string]bool
+	same := until(ctx, settle, func() bool {
+		needed = w.ids(ctx, "order", `SELECT id FROM process_instance WHERE attention <> ''`)
+		shown = map[string]bool{}
+		for token := ""; ; {
+			page, err := w.to.Operations.ListWorkItems(ctx, &operationsv1.ListWorkItemsRequest{
+				Kinds: []operationsv1.WorkKind{operationsv1.WorkKind_WORK_KIND_NEEDS_PERSON}, PageSize: 200, PageToken: token,
+			})
+			if err != nil {
+				return false
+			}
+			for _, item := range page.GetWorkItems() {
+				shown[item.GetOrderId()] = true
+			}
+			if token = page.GetNextPageToken(); token == "" {
+				return maps.Equal(needed, shown)
+			}
+		}
+	})
+	if !same {
+		w.t.Errorf("orders that need a person: %v; shown to operations: %v", needed, shown)
+	}
+	said, err := w.Entries(ctx, `fact = 'OrderNeedsAttention'`)
+	if err != nil || said < int64(len(needed)) {
+		w.t.Errorf("the timeline says %d times that somebody looks after an order (%v), for %d orders", said, err, len(needed))
+	}
 }
 
 // byHand plays the person: steps that were refused for good are settled by word.

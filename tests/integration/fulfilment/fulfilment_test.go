@@ -69,8 +69,10 @@ func TestEveryOrderEndsWell(t *testing.T) {
 	t.Logf("%d orders were placed and the last fault is over after %.0f s", len(scripts), time.Since(started).Seconds())
 	w.rest(ctx, len(scripts))
 	t.Logf("the fleet came to rest after %.0f s", time.Since(started).Seconds())
+	w.board(ctx)
 	w.byHand(ctx)
 	w.rest(ctx, len(scripts))
+	w.board(ctx)
 	cancel()
 	<-carrying
 
