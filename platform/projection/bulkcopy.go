@@ -118,6 +118,10 @@ func (t *bulkTable) value(oid uint32, v any) bool {
 			size(4)
 			t.buf = binary.BigEndian.AppendUint32(t.buf, uint32(v))
 			return v >= math.MinInt32 && v <= math.MaxInt32
+		case pgtype.Int2OID:
+			size(2)
+			t.buf = binary.BigEndian.AppendUint16(t.buf, uint16(v))
+			return v >= math.MinInt16 && v <= math.MaxInt16
 		}
 	case bool:
 		size(1)

@@ -38,6 +38,18 @@ type database[S any] struct {
 
 func (k *kit[S]) open(t *testing.T) *database[S] {
 	t.Helper()
+	d := k.unclaimed(t)
+	for number := range int32(partitions) {
+		if _, err := d.first.Claim(d.ctx, number, d.ids); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// unclaimed is a database whose partitions nobody owns yet.
+func (k *kit[S]) unclaimed(t *testing.T, tweaks ...func(*projection.Config)) *database[S] {
+	t.Helper()
 	d := &database[S]{
 		k: k, ctx: t.Context(), next: map[string]int64{}, log: map[int32][]consumer.Record{},
 		ids: map[string]string{kafka.TopicControl: "id-control"},
@@ -53,12 +65,10 @@ func (k *kit[S]) open(t *testing.T) *database[S] {
 	for _, source := range k.View.Sources {
 		d.ids[kafka.EventsTopic(source)] = "id-" + source
 	}
-	d.first = d.replica(t)
-	for number := range int32(partitions) {
-		if _, err := d.first.Claim(d.ctx, number, d.ids); err != nil {
-			t.Fatal(err)
-		}
+	for _, tweak := range tweaks {
+		tweak(&d.cfg)
 	}
+	d.first = d.replica(t)
 	d.look(t)
 	return d
 }

@@ -51,6 +51,7 @@ func checks[S any]() []check[S] {
 		{"size", (*kit[S]).size},
 		{"personal data", (*kit[S]).personal},
 		{"stored", (*kit[S]).stored},
+		{"bulk", (*kit[S]).bulk},
 		{"crash", (*kit[S]).crash},
 		{"rebalance", (*kit[S]).rebalance},
 	}
@@ -70,6 +71,8 @@ func checks[S any]() []check[S] {
 //     is found by the order
 //   - stored: the real kernel on a real Postgres, from bytes of old and new
 //     schemas; then everything again from offset 0; then two rebuilds
+//   - bulk: a new generation that copies in bulk what the logs have, in several
+//     passes, has every row, state and version that the ordinary way leaves
 //   - crash: a batch that fails between any two of its writes, or at its commit,
 //     leaves nothing, and passes when it comes again
 //   - rebalance: two replicas take a partition from each other; the former owner
