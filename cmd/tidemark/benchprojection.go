@@ -19,7 +19,7 @@ type benchProjectionCmd struct {
 
 	Rebuild       int   `help:"Facts that a generation is built from, beside bare parts; 0 leaves it out." default:"1000000"`
 	Rebuilds      int   `help:"How often each read model is built." default:"3"`
-	RebuildMemory int64 `help:"What the states of a build may take, in MB." default:"128"`
+	RebuildMemory int64 `help:"What the states of a build may take, in MB." default:"64"`
 
 	Stored   int           `help:"Facts that queries are asked over; 0 leaves them out." default:"1000000"`
 	Queries  int           `help:"Queries one after another in a round." default:"3000"`

@@ -104,9 +104,10 @@ func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
 	defer cancel()
 	for _, step := range []struct {
 		work func(context.Context) (bool, error)
+		many int
 		left string
-	}{{b.pass, "SELECT EXISTS (SELECT FROM bulk_part WHERE done < buckets)"}, {b.index, "SELECT EXISTS (SELECT FROM bulk_index WHERE NOT made)"}} {
-		if err := b.all(ctx, step.work); err != nil {
+	}{{b.pass, b.workers(), "SELECT EXISTS (SELECT FROM bulk_part WHERE done < buckets)"}, {b.index, b.workers() + 1, "SELECT EXISTS (SELECT FROM bulk_index WHERE NOT made)"}} {
+		if err := b.all(ctx, step.many, step.work); err != nil {
 			return false, err
 		}
 		if left, err := b.left(ctx, step.left); err != nil || left {
@@ -120,10 +121,10 @@ func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
 	return true, nil
 }
 
-// all does pieces of work, several at once, until there are no more for it.
-func (b *bulk[S]) all(ctx context.Context, work func(context.Context) (bool, error)) error {
+// all does pieces of work, so many at once, until there are no more for it.
+func (b *bulk[S]) all(ctx context.Context, many int, work func(context.Context) (bool, error)) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for range b.workers() {
+	for range many {
 		group.Go(func() error {
 			for {
 				more, err := work(ctx)
@@ -155,9 +156,10 @@ func (b *bulk[S]) left(ctx context.Context, sql string) (left bool, err error) {
 	return left, nil
 }
 
-// workers is how many passes go on at once.
+// workers is how many passes go on at once. A pass keeps two cores busy, and the
+// database.
 func (b *bulk[S]) workers() int {
-	return max(1, min(runtime.GOMAXPROCS(0), 4, int(b.p.pool.Config().MaxConns)-2))
+	return max(1, min(runtime.GOMAXPROCS(0)/2, 4, int(b.p.pool.Config().MaxConns)-2))
 }
 
 const (

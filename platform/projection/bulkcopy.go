@@ -166,12 +166,7 @@ func (b *bulkPass[S]) send(ctx context.Context, t *bulkTable) error {
 	}
 	chunk := bulkChunk{t.sql, binary.BigEndian.AppendUint16(t.buf, math.MaxUint16)}
 	t.buf = nil
-	select {
-	case b.full <- chunk:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return give(ctx, b.full, chunk)
 }
 
 // write copies chunks into their tables until there are no more.

@@ -90,26 +90,42 @@ func (b *bulkPass[S]) mine(key []byte) bool {
 	return b.part.buckets == 1 || int64(uint64(crc32.Checksum(key, castagnoli))*uint64(b.part.buckets)>>32) == b.part.done
 }
 
-// take takes one record. Every pass looks at control records, which say what is
-// superseded.
-func (b *bulkPass[S]) take(ctx context.Context, r consumer.Record) error {
-	mine := b.mine(r.Key)
-	if !mine && !event.IsControl(r.Headers) {
-		return nil
+// bulkItem is a record that is decoded, and its size.
+type bulkItem struct {
+	item
+	mine  bool
+	bytes int
+}
+
+// decode decodes what is the pass's of some records. Every pass looks at control
+// records, which say what is superseded.
+func (b *bulkPass[S]) decode(ctx context.Context, records []consumer.Record) ([]bulkItem, error) {
+	items := make([]bulkItem, 0, len(records))
+	for _, r := range records {
+		mine := b.mine(r.Key)
+		if !mine && !event.IsControl(r.Headers) {
+			continue
+		}
+		if err := b.p.cfg.Codec.LearnRecord(ctx, r.Headers); err != nil {
+			return nil, err
+		}
+		it := bulkItem{b.p.read(r, b.part.ids[r.Topic]), mine, len(r.Value)}
+		it.fresh = true
+		items = append(items, it)
 	}
-	if err := b.p.cfg.Codec.LearnRecord(ctx, r.Headers); err != nil {
-		return err
-	}
-	it := b.p.read(r, b.part.ids[r.Topic])
-	it.fresh = true
+	return items, nil
+}
+
+// take takes one record.
+func (b *bulkPass[S]) take(ctx context.Context, it *bulkItem) error {
 	switch {
 	case it.kind == itemMark:
 		b.pass(it.mark, it.ref.Offset)
-	case it.unreadable && mine:
+	case it.unreadable && it.mine:
 		b.delta.parked = append(b.delta.parked, parkedFact{ref: it.ref, verdict: Poison, reason: it.err.Error()})
 		b.delta.counts[Poison]++
-	case it.kind == itemFact && mine:
-		return b.fact(ctx, &it, len(r.Value))
+	case it.kind == itemFact && it.mine:
+		return b.fact(ctx, &it.item, it.bytes)
 	}
 	return nil
 }

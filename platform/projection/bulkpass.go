@@ -115,10 +115,16 @@ func readBulkPart(ctx context.Context, tx pgx.Tx, number int32) (part bulkPart, 
 	return part, nil
 }
 
-// copyPart reads the part's logs, folds, and writes; one after another, all at
-// the same time.
+// batch is some records on their way through a pass, and how many were read.
+type batch[T any] struct {
+	of   []T
+	read int
+}
+
+// copyPart reads the part's logs, decodes, folds, and writes: one after another,
+// all at the same time.
 func (b *bulk[S]) copyPart(ctx context.Context, tx pgx.Tx, part bulkPart) (*delta, error) {
-	pass, read, records := b.newPass(part), int64(0), int64(0)
+	pass, records := b.newPass(part), int64(0)
 	for _, log := range part.logs {
 		records += log.End - log.Start
 	}
@@ -134,32 +140,41 @@ func (b *bulk[S]) copyPart(ctx context.Context, tx pgx.Tx, part bulkPart) (*delt
 	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
 		return nil, err
 	}
-	batches := make(chan []consumer.Record, 2)
+	read, decoded := make(chan []consumer.Record, 2), make(chan batch[bulkItem], 2)
 	group, inside := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		defer close(batches)
+		defer close(read)
 		return b.p.scan(inside, part.number, part.logs, func(ids map[string]string, records []consumer.Record) error {
 			if err := errors.Join(pass.of(ids), b.stand(inside)); err != nil {
 				return err
 			}
-			select {
-			case batches <- records:
-				return nil
-			case <-inside.Done():
-				return inside.Err()
-			}
+			return give(inside, read, records)
 		})
 	})
 	group.Go(func() error {
+		defer close(decoded)
+		for records := range read {
+			items, err := pass.decode(inside, records)
+			if err == nil {
+				err = give(inside, decoded, batch[bulkItem]{items, len(records)})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	group.Go(func() error {
 		defer close(pass.full)
-		for batch := range batches {
-			for i := range batch {
-				if err := pass.take(inside, batch[i]); err != nil {
+		at := records * part.done
+		for batch := range decoded {
+			for i := range batch.of {
+				if err := pass.take(inside, &batch.of[i]); err != nil {
 					return err
 				}
 			}
-			read += int64(len(batch))
-			progress.Store((records*part.done + read) / part.buckets)
+			at += int64(batch.read)
+			progress.Store(at / part.buckets)
 		}
 		if inside.Err() != nil {
 			return inside.Err() // reading ended early
@@ -174,6 +189,16 @@ func (b *bulk[S]) copyPart(ctx context.Context, tx pgx.Tx, part bulkPart) (*delt
 		return nil, err
 	}
 	return pass.delta, b.p.fail("bulk pass")
+}
+
+// give hands something on, unless the context ends first.
+func give[T any](ctx context.Context, to chan<- T, what T) error {
+	select {
+	case to <- what:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // stand stands still while something holds the reader.

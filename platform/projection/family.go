@@ -41,7 +41,7 @@ type Generations struct {
 	Drain          time.Duration `help:"How long a process answers from its own version after another one was switched to." default:"30s"`
 	YieldAbove     time.Duration `help:"Staleness of what answers above which a generation that is being built stands still." default:"2s"`
 	BulkAbove      int64         `help:"Records from which on a new generation copies what the logs have in bulk; less than 0 never does." default:"10000"`
-	BulkMemory     int64         `help:"Bytes that states may take in memory while they are copied in bulk; a log is read several times if they do not fit." default:"134217728"`
+	BulkMemory     int64         `help:"Bytes that states may take in memory while they are copied in bulk; a log is read several times if they do not fit." default:"67108864"`
 }
 
 func (g Generations) orDefault() Generations {
@@ -60,7 +60,7 @@ func (g Generations) orDefault() Generations {
 		g.BulkAbove = 10_000
 	}
 	if g.BulkMemory <= 0 {
-		g.BulkMemory = 128 << 20
+		g.BulkMemory = 64 << 20
 	}
 	return g
 }
