@@ -69,12 +69,13 @@ func run(out string, stories int, brokers string, partitions int32) (err error) 
 
 // recorder writes lines; it is also the handler of a consumer that reads all.
 type recorder struct {
-	mu   sync.Mutex
-	to   *json.Encoder
-	n    int
-	left map[string]int64 // offsets to reach, by topic and partition
-	done context.CancelFunc
-	err  error
+	codec *avro.Codec
+	mu    sync.Mutex
+	to    *json.Encoder
+	n     int
+	left  map[string]int64 // offsets to reach, by topic and partition
+	done  context.CancelFunc
+	err   error
 }
 
 func (r *recorder) write(key []byte, headers []event.Header, value []byte) error {
@@ -116,8 +117,27 @@ func (r *recorder) draw(stories int) error {
 	return nil
 }
 
+// renumbered frames a value anew with the schema's number in ids.lock, which is
+// what `make view-diff` reads without a registry: a fleet may run with the numbers
+// that its registry gave. What names no schema of ours stays as it is.
+func renumbered(codec *avro.Codec, headers []event.Header, value []byte) []byte {
+	e, err := event.ParseHeaders(headers)
+	if err != nil {
+		return value
+	}
+	id, known := codec.ID(e.Type, e.SchemaVersion)
+	_, bare, err := avro.Unframe(value)
+	if !known || err != nil {
+		return value
+	}
+	return avro.Frame(id, bare)
+}
+
 // read writes all that the fact topics hold now.
-func (r *recorder) read(cfg kafka.Config) error {
+func (r *recorder) read(cfg kafka.Config) (err error) {
+	if r.codec, err = avro.NewCodec(schemas.Catalog()); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	topics := []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment}
@@ -163,7 +183,7 @@ func (r *recorder) Handle(_ context.Context, number int32, records []consumer.Re
 			continue
 		}
 		if !event.IsControl(record.Headers) {
-			if err := r.write(record.Key, record.Headers, record.Value); err != nil {
+			if err := r.write(record.Key, record.Headers, renumbered(r.codec, record.Headers, record.Value)); err != nil {
 				r.err = err
 				r.done()
 				return err
