@@ -47,6 +47,11 @@ test-faults: ## Kills, freezes, lost acknowledgements, cut connections, held tra
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
 	go test ./tests/integration/faults -count=1 -v -timeout 30m $(if $(ARGS),$(ARGS),-bites 3)
 
+.PHONY: test-faults-kafka
+test-faults-kafka: export TIDEMARK_TEST_BROKER := kafka
+test-faults-kafka: export REAL_KAFKA := required
+test-faults-kafka: test-faults ## The same on a real Apache Kafka, without the faults that only the embedded broker can be made to have.
+
 .PHONY: test-fulfilment
 test-fulfilment: ## 2,000 orders under declines, lost replies, kills and cuts: each ends well or with a person, and the money balances. ARGS="-orders 5000 -seed 7".
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh

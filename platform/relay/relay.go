@@ -313,5 +313,5 @@ func (o *owner) loop(ctx context.Context) error {
 // gather is the least time between two reads: the more the last one found, the
 // longer, because a turn costs nearly the same for one event as for twenty.
 func (o *owner) gather() time.Duration {
-	return o.tuning.Coalesce * time.Duration(min(max(o.lastRows/4, 1), 5))
+	return o.tuning.Coalesce * time.Duration(min(max(o.lastRows/4, 1), 10))
 }

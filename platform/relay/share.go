@@ -9,10 +9,12 @@ import (
 )
 
 // survey is what a relay sees of the others: how many partitions each relay
-// that is alive holds, and how many partitions nobody does.
+// that is alive holds, and how many partitions nobody does; and of our own partitions,
+// what the totals in the database add up to.
 type survey struct {
 	others map[string]int
 	free   int
+	told   int64 // see owner.told
 }
 
 // share is how many of the partitions are a relay's, when it holds so many

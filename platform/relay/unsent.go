@@ -45,17 +45,18 @@ type seen struct {
 const (
 	heldShards = `WITH held AS (
 		SELECT partition FROM relay_shard JOIN unnest($1::integer[], $2::bigint[]) AS m (partition, term) USING (partition, term)
-		 WHERE expires_at > clock_timestamp() AND $3::interval IS NOT NULL AND $4::text IS NOT NULL)`
+		 WHERE expires_at > clock_timestamp() AND $3::interval IS NOT NULL AND $4::text IS NOT NULL AND $6::text IS NOT NULL)`
 	renewedShards = `WITH held AS (` + renewShards + `),
 		alive AS (
 			INSERT INTO relay_member (holder, expires_at) VALUES ($4::text, clock_timestamp() + $3::interval)
 			ON CONFLICT (holder) DO UPDATE SET expires_at = excluded.expires_at)`
-	noSurvey  = `NULL::text[] AS others, NULL::integer[] AS holding, NULL::integer AS free`
+	noSurvey  = `NULL::text[] AS others, NULL::integer[] AS holding, NULL::integer AS free, NULL::bigint AS told`
 	takeStock = `
 		(SELECT array_agg(holder ORDER BY holder) FROM relay_member WHERE holder <> $4 AND expires_at > clock_timestamp()) AS others,
 		(SELECT array_agg((SELECT count(*)::integer FROM relay_shard s WHERE s.holder = m.holder) ORDER BY holder)
 		   FROM relay_member m WHERE holder <> $4 AND expires_at > clock_timestamp()) AS holding,
-		(SELECT count(*)::integer FROM relay_shard WHERE expires_at <= clock_timestamp()) AS free`
+		(SELECT count(*)::integer FROM relay_shard WHERE expires_at <= clock_timestamp()) AS free,
+		(SELECT coalesce(sum(number + count), 0)::bigint FROM control_totals WHERE epoch = $6 AND partition IN (SELECT partition FROM held)) AS told`
 	readUnsent = `
 		  ) b
 		  LEFT JOIN held ON true
@@ -64,7 +65,7 @@ const (
 		  LEFT JOIN journal j ON j.sequence = o.sequence
 		 ORDER BY held.partition, o.sequence`
 	unsentColumns = `
-		SELECT b.at, b.others, b.holding, b.free, held.partition, coalesce(h.head, 0), j.sequence, j.aggregate_type, j.aggregate_id, j.version,
+		SELECT b.at, b.others, b.holding, b.free, b.told, held.partition, coalesce(h.head, 0), j.sequence, j.aggregate_type, j.aggregate_id, j.version,
 		       j.epoch, j.event_id::text, j.name, j.schema_version, j.key, j.occurred_at, j.recorded_at,
 		       j.causation_id, j.correlation_id, j.traceparent, j.tracestate, j.payload,
 		       EXISTS (SELECT FROM blocked k WHERE k.aggregate_type = j.aggregate_type AND k.aggregate_id = j.aggregate_id)
@@ -85,7 +86,7 @@ func (o *owner) readUnsent(ctx context.Context) (unsentSet, error) {
 	}
 	set := unsentSet{shards: make(map[int32]seen, len(o.shards))}
 	partitions, terms := o.held()
-	rows, err := o.cfg.Pool.Query(ctx, held+unsentColumns+stock+readUnsent, partitions, terms, o.leases.ttl, o.leases.holder, o.tuning.BatchPerPartition)
+	rows, err := o.cfg.Pool.Query(ctx, held+unsentColumns+stock+readUnsent, partitions, terms, o.leases.ttl, o.leases.holder, o.tuning.BatchPerPartition, o.epoch.id)
 	if err != nil {
 		return set, fmt.Errorf("read the unsent set: %w", err)
 	}
@@ -111,6 +112,9 @@ func (o *owner) readUnsent(ctx context.Context) (unsentSet, error) {
 		set.survey = nil
 	}
 	o.keep(ctx, func(p int32) bool { _, ours := set.shards[p]; return ours })
+	if set.survey != nil && set.survey.told != o.told() {
+		return set, errTotalsMoved
+	}
 	return set, nil
 }
 
@@ -120,6 +124,7 @@ type columns struct {
 	others                                                                     []string
 	holding                                                                    []int
 	free                                                                       *int
+	told                                                                       *int64
 	partition, schema                                                          pgtype.Int4
 	head                                                                       int64
 	sequence, version                                                          pgtype.Int8
@@ -129,12 +134,12 @@ type columns struct {
 
 func (o *owner) scan(rows pgx.Rows, c *columns, set *unsentSet) error {
 	r := &row{}
-	if err := rows.Scan(&set.at, &c.others, &c.holding, &c.free, &c.partition, &c.head, &c.sequence, &c.kind, &c.id, &c.version, &c.epoch, &c.eventID,
+	if err := rows.Scan(&set.at, &c.others, &c.holding, &c.free, &c.told, &c.partition, &c.head, &c.sequence, &c.kind, &c.id, &c.version, &c.epoch, &c.eventID,
 		&c.name, &c.schema, &c.key, &c.occurred, &c.recorded, &c.causation, &c.correlation, &c.parent, &c.state, &r.payload, &r.follows); err != nil {
 		return err
 	}
 	if c.free != nil && set.survey == nil {
-		set.survey = &survey{others: make(map[string]int, len(c.others)), free: *c.free}
+		set.survey = &survey{others: make(map[string]int, len(c.others)), free: *c.free, told: *c.told}
 		for i, other := range c.others {
 			set.survey.others[other] = c.holding[i]
 		}
@@ -164,6 +169,15 @@ func (o *owner) scan(rows pgx.Rows, c *columns, set *unsentSet) error {
 	set.shards[c.partition.Int32] = s
 	set.rows = append(set.rows, r)
 	return nil
+}
+
+// told is a fingerprint of the totals that we left in the database, which only
+// rises: a database that is set back is noticed although nothing is committed.
+func (o *owner) told() (told int64) {
+	for _, s := range o.shards {
+		told += s.totals.number + s.totals.count
+	}
+	return told
 }
 
 // held returns the partitions that are ours, in order, and their terms.

@@ -85,15 +85,24 @@ func (w *world) journal(ctx context.Context, source string) map[identity]string 
 func (w *world) published(ctx context.Context, source string, journal map[identity]string) {
 	w.t.Helper()
 	topic := kafka.EventsTopic(source)
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addr()), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.brokers), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer client.Close()
+	admin, err := kafka.NewConsumer(kafka.Config{Brokers: w.brokers}, kafka.ConsumerOptions{Group: "compare", ClientID: "compare"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = admin.Close() }()
 	left := map[int32]int64{}
-	for _, p := range w.broker.Cluster().PartitionInfos(topic) {
-		if p.HighWatermark > 0 {
-			left[p.Partition] = p.HighWatermark
+	for p := range int32(partitions) {
+		_, end, err := admin.QueryWatermarkOffsets(topic, p, 20_000)
+		if err != nil {
+			w.t.Fatalf("ask for the end of %s/%d: %v", topic, p, err)
+		}
+		if end > 0 {
+			left[p] = end
 		}
 	}
 	last := map[event.Aggregate]int64{}

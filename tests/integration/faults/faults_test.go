@@ -22,6 +22,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/embedded"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
+	"github.com/tidemark-dev/tidemark/tests/integration/kafka"
 	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
 
@@ -42,7 +43,9 @@ type world struct {
 	base     int
 	choice   *rand.Rand
 	database *processes.Proxy
-	broker   *embedded.Broker
+	brokers  string
+	broker   *embedded.Broker // nil on a real Kafka
+	real     *kafka.Server    // nil on the embedded broker
 
 	forgotten map[identity]bool // facts that the broker was made to forget
 	missing   []identity        // facts that are not in the topics
@@ -58,7 +61,7 @@ func TestNothingIsLostUnderFaults(t *testing.T) {
 	tally := w.strikeAll(ctx)
 	stop()
 	t.Logf("faults that bit: %v; starts per part: %v", tally, w.Starts())
-	for _, f := range kinds() {
+	for _, f := range w.kinds() {
 		if tally[f.name] < *bites {
 			t.Errorf("%s met work in flight %d times, want %d: the run proves nothing about it", f.name, tally[f.name], *bites)
 		}
@@ -68,7 +71,7 @@ func TestNothingIsLostUnderFaults(t *testing.T) {
 }
 
 // open starts the fleet: every part a process, but the broker, whose faults are
-// injected from inside, and with a proxy in front of the database.
+// injected from inside if it is the embedded one, and with a proxy in front of the database.
 func open(t *testing.T) *world {
 	t.Helper()
 	if *seed == 0 {
@@ -90,8 +93,7 @@ func open(t *testing.T) *world {
 	behind := processes.FreeBase(t)
 	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}
 	w.database = processes.Listen(t, processes.Address(base+432), processes.Address(behind+432))
-	w.startBroker(t.Context())
-	t.Cleanup(func() { w.broker.Close() })
+	w.makeBroker(t.Context())
 	w.Fleet = processes.Start(t, processes.Options{
 		Dir: dir, Base: base, Bases: map[string]int{"postgres": behind},
 		Parts: []string{"postgres", "registry", "payment", "shipment", "order", "timeline", "operations"},
@@ -104,8 +106,11 @@ func open(t *testing.T) *world {
 // partitions of every topic. The parts find the count in the data directory.
 const partitions = 4
 
-func (w *world) startBroker(ctx context.Context) {
+// makeBroker starts the embedded broker or, with TIDEMARK_TEST_BROKER=kafka, a
+// real Apache Kafka.
+func (w *world) makeBroker(ctx context.Context) {
 	w.t.Helper()
+	w.brokers = processes.Address(w.base + 92)
 	data := filepath.Join(w.dir, "data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		w.t.Fatal(err)
@@ -113,11 +118,35 @@ func (w *world) startBroker(ctx context.Context) {
 	if err := os.WriteFile(filepath.Join(data, "partitions"), fmt.Appendln(nil, partitions), 0o644); err != nil {
 		w.t.Fatal(err)
 	}
-	broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{Dir: filepath.Join(data, "broker"), Port: w.base + 92, Partitions: partitions})
+	if os.Getenv(kafka.BrokerVariable) == "kafka" {
+		w.real = kafka.StartOn(w.t, w.base+92, partitions)
+		return
+	}
+	w.startBroker(ctx)
+	w.t.Cleanup(func() { w.broker.Close() })
+}
+
+// stopBroker takes the broker away: the embedded one stops, a real one is killed.
+func (w *world) stopBroker() {
+	if w.real != nil {
+		w.real.Kill()
+		return
+	}
+	w.broker.Close()
+}
+
+// startBroker brings it back, with what it acknowledged.
+func (w *world) startBroker(ctx context.Context) {
+	w.t.Helper()
+	var err error
+	if w.real != nil {
+		err = w.real.Restart(ctx)
+	} else {
+		w.broker, err = embedded.StartBroker(ctx, embedded.BrokerConfig{Dir: filepath.Join(w.dir, "data", "broker"), Port: w.base + 92, Partitions: partitions})
+	}
 	if err != nil {
 		w.t.Fatalf("start the broker: %v", err)
 	}
-	w.broker = broker
 }
 
 // customers makes traffic until the returned function is called.
@@ -143,7 +172,7 @@ func (w *world) strikeAll(ctx context.Context) map[string]int {
 	const tries = 6
 	for round := 0; round < *bites*tries; round++ {
 		var due []fault
-		for _, f := range kinds() {
+		for _, f := range w.kinds() {
 			if tally[f.name] < *bites {
 				due = append(due, f)
 			}

@@ -25,9 +25,9 @@ type fault struct {
 	strike func(ctx context.Context, w *world) (bite, error)
 }
 
-// kinds are all kinds of faults.
-func kinds() []fault {
-	return append([]fault{
+// kinds are all kinds of faults that this world's broker allows.
+func (w *world) kinds() []fault {
+	all := append(w.inside(), []fault{
 		{"kill a service", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, w.service(), syscall.SIGKILL) }},
 		{"kill a read model", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, w.view(), syscall.SIGKILL) }},
 		{"stop a service", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, w.service(), syscall.SIGTERM) }},
@@ -37,12 +37,19 @@ func kinds() []fault {
 		{"freeze a service", freezeService},
 		{"freeze a read model", freezeView},
 		{"restart the broker", restartBroker},
-		{"lose acknowledgements", loseAcks},
-		{"delay acknowledgements", delayAcks},
 		{"cut database connections", cutConnections},
 		{"hold transactions", holdTransactions},
 		{"roll writers back", rollBack},
-	}, readSide()...)
+	}...)
+	return append(all, readSide()...)
+}
+
+// inside are the kinds that are injected into the embedded broker.
+func (w *world) inside() []fault {
+	if w.broker == nil {
+		return nil
+	}
+	return []fault{{"lose acknowledgements", loseAcks}, {"delay acknowledgements", delayAcks}}
 }
 
 func (w *world) service() string { return []string{"order", "payment", "shipment"}[w.choice.IntN(3)] }
@@ -102,7 +109,7 @@ func freezeView(ctx context.Context, w *world) (bite, error) {
 
 func restartBroker(ctx context.Context, w *world) (bite, error) {
 	w.inFlight(ctx)
-	w.broker.Close()
+	w.stopBroker()
 	var unsent int64
 	until(ctx, 5*time.Second, func() bool { unsent, _ = w.Unsent(ctx); return unsent > 20 })
 	w.startBroker(ctx)

@@ -134,7 +134,7 @@ func secondReplica(ctx context.Context, w *world) (bite, error) {
 		return bite{}, err
 	}
 	cfg.Postgres.URL = fmt.Sprintf("postgres://tidemark@%s/tidemark_timeline?sslmode=disable", processes.Address(w.base+432))
-	cfg.Kafka.Brokers, cfg.Kafka.Partitions, cfg.Kafka.RegistryURL = w.broker.Addr(), partitions, "http://"+processes.Address(w.base+81)
+	cfg.Kafka.Brokers, cfg.Kafka.Partitions, cfg.Kafka.RegistryURL = w.brokers, partitions, "http://"+processes.Address(w.base+81)
 	cfg.Owners.Order, cfg.Owners.Payment, cfg.Owners.Shipment = processes.Address(w.base+101), processes.Address(w.base+102), processes.Address(w.base+103)
 	cfg.RPC.Addr, cfg.RPC.HTTPAddr = "127.0.0.1:0", ""
 	running, stop := context.WithCancel(lifecycle.WithLogger(ctx, slog.New(slog.DiscardHandler)))
@@ -155,7 +155,7 @@ func secondReplica(ctx context.Context, w *world) (bite, error) {
 // topic of another. Each parks by its place in both read models and counts
 // nowhere; comparing proves that nothing else stood still.
 func foreignRecords(ctx context.Context, w *world) (bite, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addr()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.brokers), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		return bite{}, err
 	}

@@ -49,6 +49,8 @@ func Brokers(t testing.TB) string {
 type Server struct {
 	artifacts  artifacts
 	dir        string
+	wanted     int // port; 0 means any
+	partitions int32
 	port       int
 	controller int
 	cmd        *exec.Cmd
@@ -58,6 +60,12 @@ type Server struct {
 // Start starts a fresh Apache Kafka with Tidemark's topics and stops it when
 // the test ends. Where none can be had it skips or fails, as REAL_KAFKA says.
 func Start(t testing.TB) *Server {
+	t.Helper()
+	return StartOn(t, 0, platformkafka.DefaultPartitions)
+}
+
+// StartOn is Start on a port, if it is not 0, and with so many partitions.
+func StartOn(t testing.TB, port int, partitions int32) *Server {
 	t.Helper()
 	mode := os.Getenv(RequireVariable)
 	if mode == "" {
@@ -76,7 +84,7 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Skipf("REAL KAFKA SKIPPED: %v", err)
 	}
-	server, err := start(t.Context(), found)
+	server, err := start(t.Context(), found, port, partitions)
 	if err != nil {
 		t.Fatalf("start Apache Kafka: %v", err)
 	}
@@ -110,12 +118,12 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.waitUntilReady(ctx)
 }
 
-func start(ctx context.Context, found artifacts) (*Server, error) {
+func start(ctx context.Context, found artifacts, port int, partitions int32) (*Server, error) {
 	dir, err := testkit.TempDir("kafka")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{artifacts: found, dir: dir}
+	s := &Server{artifacts: found, dir: dir, wanted: port, partitions: partitions}
 	if err := testkit.EndWithProcess(s.pidFile(), syscall.SIGKILL, dir); err != nil {
 		return nil, err
 	}
@@ -135,6 +143,9 @@ func (s *Server) startOnce(ctx context.Context) error {
 	var err error
 	if s.port, s.controller, err = freePorts(); err != nil {
 		return err
+	}
+	if s.wanted != 0 {
+		s.port = s.wanted
 	}
 	if err := s.configure(ctx); err != nil {
 		return err
@@ -226,7 +237,7 @@ func (s *Server) waitUntilReady(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return platformkafka.CreateTopics(ctx, platformkafka.Config{Brokers: s.Addr(), Replication: 1})
+	return platformkafka.CreateTopics(ctx, platformkafka.Config{Brokers: s.Addr(), Replication: 1, Partitions: s.partitions})
 }
 
 func freePorts() (int, int, error) {
