@@ -359,6 +359,9 @@ func TestScan(t *testing.T) {
 	if next[kafka.TopicOrder] != 17 || next[kafka.TopicPayment] != 20 || next[kafka.TopicShipment] != 0 {
 		t.Errorf("read up to %v", next)
 	}
+	if err := consumer.Scan(t.Context(), cfg, "scan", 2, map[string]consumer.Bounds{kafka.TopicOrder: {Start: 40, End: 50}}, nil); !errors.Is(err, consumer.ErrOutsideLog) {
+		t.Errorf("behind the end: %v", err)
+	}
 	stop := errors.New("stop")
 	if err := consumer.Scan(t.Context(), cfg, "scan", 2, logs, func(map[string]string, []consumer.Record) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)

@@ -13,12 +13,15 @@ import (
 // scanBatch is how many records a scan hands over at once at most.
 const scanBatch = 1000
 
+// ErrOutsideLog says that a log no longer has what a scan was to read.
+var ErrOutsideLog = errors.New("the log does not have these offsets")
+
 // Scan reads one partition number of some topics, from each log's Start up to its
 // End, without a group and as fast as it can. take is given records in the order
-// of their logs, and the ids of the topics they are of; it must not keep the
-// slice. Records that the broker no longer has are passed over; whoever counts
+// of their logs, and the ids of the topics they are of; the slice is
+// its to keep. Records that the broker no longer has are passed over; whoever counts
 // will miss them. Scan returns when all were taken, at the first error of take,
-// or when the broker cannot be read.
+// [ErrOutsideLog], or when the broker cannot be read.
 func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32, logs map[string]Bounds, take func(ids map[string]string, records []Record) error) (err error) {
 	admin, err := kafka.NewAdmin(cfg, client)
 	if err != nil {
@@ -75,7 +78,10 @@ func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32,
 				over = *ev.Topic
 			}
 		case ck.Error:
-			if ev.IsFatal() || ev.Code() == ck.ErrAutoOffsetReset || ev.Code() == ck.ErrOffsetOutOfRange || ev.Code() == ck.ErrAllBrokersDown {
+			if ev.Code() == ck.ErrAutoOffsetReset || ev.Code() == ck.ErrOffsetOutOfRange {
+				return fmt.Errorf("%w: %w", ErrOutsideLog, ev)
+			}
+			if ev.IsFatal() || ev.Code() == ck.ErrAllBrokersDown {
 				return fmt.Errorf("scan: %w", ev)
 			}
 		}

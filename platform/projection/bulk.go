@@ -35,8 +35,9 @@ import (
 // errUnfit says that what is in the logs cannot be copied in bulk.
 var errUnfit = errors.New("it cannot be copied in bulk")
 
-// bulkTries is how often in a row bulk work may fail before it is given up.
-const bulkTries = 10
+// bulkTries is how often in a row bulk work may fail before it is given up: some
+// minutes, which a broker or a database may be away.
+const bulkTries = 100
 
 // Bulk copies what is in the logs now into a generation that has nothing yet. It
 // returns at once if the generation has something, or if there is little to copy,
@@ -60,7 +61,7 @@ func (p *Projection[S]) Bulk(ctx context.Context) error {
 		if failed++; b.done.Load() > done {
 			failed = 1
 		}
-		if errors.Is(err, errUnfit) || failed >= bulkTries {
+		if errors.Is(err, errUnfit) || errors.Is(err, consumer.ErrOutsideLog) || failed >= bulkTries {
 			p.cfg.Log.Warn("a generation cannot be copied in bulk and is built the ordinary way", "generation", p.own.String(), "error", err)
 			if err = b.end(ctx, b.giveUp); err == nil {
 				return nil
