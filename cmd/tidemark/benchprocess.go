@@ -18,13 +18,14 @@ type benchProcessCmd struct {
 	Waiting   int           `help:"Waiting processes whose cost is measured; 0 leaves it out." default:"100000"`
 	Quiet     time.Duration `help:"How long that is measured." default:"20s"`
 	KillAfter time.Duration `help:"For how long orders arrive before the kill -9; 0 leaves it out." default:"10s"`
+	KillRate  float64       `help:"Orders a second around the kill." default:"50"`
 
 	CPUProfile string `name:"cpuprofile" help:"Write a CPU profile of the run there." type:"path"`
 }
 
 func (c *benchProcessCmd) Run(a *app) (err error) {
-	if c.Orders < 0 || c.Placers < 1 || c.Waiting < 0 || c.Quiet <= 0 || c.KillAfter < 0 {
-		return usage("--orders, --waiting and --kill-after must not be negative, --placers and --quiet must be positive")
+	if c.Orders < 0 || c.Placers < 1 || c.Waiting < 0 || c.Quiet <= 0 || c.KillAfter < 0 || c.KillRate <= 0 || c.KillRate > 1000 {
+		return usage("--orders, --waiting and --kill-after must not be negative, --placers, --quiet and --kill-rate must be positive, --kill-rate at most 1000")
 	}
 	dir, remove, err := benchDir()
 	if err != nil {
@@ -47,7 +48,7 @@ func (c *benchProcessCmd) Run(a *app) (err error) {
 		defer pprof.StopCPUProfile()
 	}
 	r, err := bench.RunProcess(a.ctx, bench.ProcessOptions{
-		Dir: dir, Orders: c.Orders, Placers: c.Placers, Waiting: c.Waiting, Quiet: c.Quiet, Binary: binary, KillAfter: c.KillAfter,
+		Dir: dir, Orders: c.Orders, Placers: c.Placers, Waiting: c.Waiting, Quiet: c.Quiet, Binary: binary, KillAfter: c.KillAfter, KillRate: c.KillRate,
 		Progress: func(what string) { fmt.Fprintln(a.err, what) },
 	})
 	if err != nil {
@@ -78,7 +79,7 @@ func printProcess(a *app, r bench.Process) error {
 	}
 	if r.Killed > 0 {
 		row("kill -9 after %d orders: serving again\t%.1f s\t", r.Killed, r.ReadySeconds)
-		row("no order stands still\t%.1f s later\t<= 5", r.RecoveredSeconds)
+		row("no order of before stands still, others arriving\t%.1f s later\t<= 5", r.RecoveredSeconds)
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -1,13 +1,9 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,7 +33,10 @@ type ProcessOptions struct {
 	// Binary is the tidemark program that is started and killed.
 	Binary string
 	// KillAfter is for how long orders arrive before the kill; 0 leaves it out.
+	// KillRate is how many a second, before and after: a load that is carried, so
+	// that what is measured is recovery and not a backlog.
 	KillAfter time.Duration
+	KillRate  float64
 	// Progress is told what happens; nil: nobody is.
 	Progress func(what string)
 }
@@ -51,8 +50,8 @@ type Process struct {
 	// CPU seconds of the fleet and its database per thousand orders.
 	CPUPerThousand float64 `json:"cpu_seconds_per_1000_orders"`
 	// Killed is how many orders were acknowledged before the kill -9. ReadySeconds
-	// reach from the new start until the fleet serves, RecoveredSeconds from
-	// there until none of them stands still.
+	// reach from the new start until the fleet serves, RecoveredSeconds from there
+	// until all of them are confirmed, while others arrive.
 	Killed           int     `json:"orders_before_kill"`
 	ReadySeconds     float64 `json:"restart_seconds"`
 	RecoveredSeconds float64 `json:"recovered_seconds_after_restart"`
@@ -226,96 +225,15 @@ func (o ProcessOptions) waiting(ctx context.Context, url string, result *Process
 			return fmt.Errorf("make waiting processes: %w", err)
 		}
 	}
-	if _, err := conn.Exec(ctx, `VACUUM ANALYZE process_instance, process_timer`); err != nil {
-		return fmt.Errorf("vacuum: %w", err)
+	// What making them leaves behind is not what their waiting costs.
+	for _, sql := range []string{`VACUUM ANALYZE process_instance, process_timer`, `CHECKPOINT`} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
 	}
 	pause(ctx, 2*time.Second)
 	result.Waiting, result.WaitingCPU = o.Waiting, share()
 	result.WaitingHeap = rssBytes() - memory
-	return ctx.Err()
-}
-
-// recovery starts the program, presses it, kills it with SIGKILL, starts it
-// again, and waits until no order that was acknowledged stands still.
-func (o ProcessOptions) recovery(ctx context.Context, result *Process) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("find a free port: %w", err)
-	}
-	base := min(listener.Addr().(*net.TCPAddr).Port, 60_000)
-	if err := listener.Close(); err != nil {
-		return fmt.Errorf("find a free port: %w", err)
-	}
-	at := func(part string) string { return "127.0.0.1:" + strconv.Itoa(fleet.Ports(base)[part]) }
-	to, err := client.Dial(client.Addresses{
-		Order: at(fleet.Order), Payment: at(fleet.Payment), Shipment: at(fleet.Shipment), Timeline: at(fleet.Timeline), Operations: at(fleet.Operations),
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = to.Close() }()
-	start := func() (*exec.Cmd, error) {
-		cmd := exec.CommandContext(ctx, o.Binary, "dev", "--data-dir", o.Dir+"/killed", "--port-base", strconv.Itoa(base), "--traffic", "0")
-		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-		said := &bytes.Buffer{}
-		cmd.Stderr = said
-		if err := cmd.Start(); err != nil {
-			return nil, fmt.Errorf("start %s: %w", o.Binary, err)
-		}
-		limit, cancel := context.WithTimeout(ctx, 90*time.Second)
-		defer cancel()
-		var last error
-		for limit.Err() == nil {
-			if _, last = to.Processes.ListProcesses(limit, &orderv1.ListProcessesRequest{PageSize: 1}); last == nil {
-				return cmd, nil
-			}
-			pause(limit, 20*time.Millisecond)
-		}
-		return cmd, errors.Join(fmt.Errorf("the fleet did not come up: %w", last), cmd.Process.Kill(), cmd.Wait(), errors.New(said.String()))
-	}
-	o.Progress("a fleet that will be killed")
-	cmd, err := start()
-	if err != nil {
-		return err
-	}
-	pressing, stop := context.WithTimeout(ctx, o.KillAfter)
-	defer stop()
-	var acknowledged atomic.Int64
-	var placing sync.WaitGroup
-	for range 8 {
-		placing.Go(func() {
-			for i := 0; pressing.Err() == nil; i++ {
-				if _, err := to.Orders.PlaceOrder(pressing, anOrder(i)); err == nil {
-					acknowledged.Add(1)
-				}
-			}
-		})
-	}
-	<-pressing.Done()
-	if err := cmd.Process.Kill(); err != nil {
-		return fmt.Errorf("kill: %w", err)
-	}
-	placing.Wait()
-	_ = cmd.Wait() // it was killed
-	o.Progress("killed; starting again")
-	again := time.Now()
-	if cmd, err = start(); err != nil {
-		return err
-	}
-	ready := time.Now()
-	for ctx.Err() == nil {
-		open, err := to.Orders.ListOrders(ctx, &orderv1.ListOrdersRequest{PageSize: 1, States: []orderv1.OrderState{orderv1.OrderState_ORDER_STATE_PLACED}})
-		if err == nil && len(open.GetOrders()) == 0 {
-			break
-		}
-		pause(ctx, 20*time.Millisecond)
-	}
-	result.Killed = int(acknowledged.Load())
-	result.ReadySeconds, result.RecoveredSeconds = ready.Sub(again).Seconds(), time.Since(ready).Seconds()
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		return fmt.Errorf("stop: %w", err)
-	}
-	_ = cmd.Wait()
 	return ctx.Err()
 }
 
