@@ -34,12 +34,14 @@ type Provider interface {
 // call is hit is a function of its key, so trying again changes nothing. Single
 // payments choose by their reference: "tok_decline", "tok_decline_capture",
 // "tok_timeout" (the first answer is lost), "tok_late_N" (the first N-1 answers
-// are lost), "tok_duplicate", "tok_slow_MS".
+// are lost), "tok_duplicate", "tok_slow_MS", "tok_lapse_S" (what is approved
+// lapses after S seconds).
 type SimulatorConfig struct {
 	DeclineRate   float64       `help:"Share of authorisations that the simulated provider declines, 0 to 1." default:"0"`
 	TimeoutRate   float64       `help:"Share of calls whose first answer gets lost, 0 to 1." default:"0"`
 	DuplicateRate float64       `help:"Share of calls that are answered twice, 0 to 1." default:"0"`
 	Delay         time.Duration `help:"How long the simulated provider thinks." default:"0s"`
+	Validity      time.Duration `help:"How long an authorisation by the simulated provider holds." default:"168h"`
 }
 
 // codeNoFunds is the simulator's only refusal. Money may come, so the method may
@@ -70,17 +72,21 @@ func (s *Simulator) Do(ctx context.Context, call Call) ([]Answer, error) {
 	}
 	var a Answer
 	var calls int
+	var first time.Time
 	err := s.pool.QueryRow(ctx, `
 		INSERT INTO simulated_provider (key, kind, payment_id, amount, approved, reference, code, message)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (key) DO UPDATE SET calls = simulated_provider.calls + 1
-		RETURNING approved, reference, code, message, calls`,
+		RETURNING approved, reference, code, message, calls, created_at`,
 		call.Key, string(call.Kind), call.PaymentID, call.Amount.Amount, approved, "sim-"+call.Key, code, message).
-		Scan(&a.Approved, &a.Reference, &a.Code, &a.Message, &calls)
+		Scan(&a.Approved, &a.Reference, &a.Code, &a.Message, &calls, &first)
 	if err != nil {
 		return nil, fmt.Errorf("simulated provider: %w", err)
 	}
 	a.Retryable = a.Code == codeNoFunds
+	if call.Kind == KindAuthorize && a.Approved {
+		a.ExpiresAt = s.lapses(call, first)
+	}
 	if calls < s.answeredFrom(call) {
 		<-ctx.Done() // it happened, and nobody hears of it
 		return nil, fmt.Errorf("simulated provider: %w", ctx.Err())
@@ -109,6 +115,21 @@ func (s *Simulator) think(ctx context.Context, call Call) error {
 	case <-ctx.Done():
 		return fmt.Errorf("simulated provider: %w", ctx.Err())
 	}
+}
+
+// lapses is when an authorisation is not held any more; nil: it always is.
+func (s *Simulator) lapses(call Call, approved time.Time) *time.Time {
+	validity := s.cfg.Validity
+	if n, ok := strings.CutPrefix(call.Reference, "tok_lapse_"); ok {
+		if seconds, err := strconv.Atoi(n); err == nil {
+			validity = time.Duration(seconds) * time.Second
+		}
+	}
+	if validity <= 0 {
+		return nil
+	}
+	at := approved.Add(validity).UTC()
+	return &at
 }
 
 // answeredFrom returns from which call on the answer arrives.

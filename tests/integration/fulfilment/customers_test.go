@@ -126,6 +126,8 @@ func token(draw int, dice *rand.Rand) string {
 		return fmt.Sprintf("tok_slow_%d", 100+dice.IntN(900))
 	case draw < 24:
 		return "tok_decline_capture"
+	case draw < 30:
+		return "tok_lapse_3602" // the process asks anew an hour before
 	}
 	return ""
 }

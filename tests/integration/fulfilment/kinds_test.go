@@ -176,6 +176,8 @@ func (t *tally) report(tt *testing.T) {
 		}
 		tt.Logf("%8d  %s", t.count[what], what)
 	}
+	const lapsed = "authorisations given back before they lapsed" // only of orders that wait for so long
+	tt.Logf("%8d  %s", t.count[lapsed], lapsed)
 }
 
 // wanted is what must have happened at least once.
