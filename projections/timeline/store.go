@@ -3,6 +3,7 @@ package timeline
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -65,23 +66,26 @@ const (
 		FROM entries WHERE `
 	entriesOfCustomer = `customer_id = $1`
 	entriesOfOrder    = `order_id = $1`
-	entriesPage       = ` AND (cardinality($2::integer[]) = 0 OR kind = ANY($2::integer[]))
-			AND ($3::timestamptz IS NULL OR (occurred_at, recorded_at, event_id) < ($3::timestamptz, $4::timestamptz, $5::text))
-		ORDER BY occurred_at DESC, recorded_at DESC, event_id DESC LIMIT $6`
+	entriesOrder      = ` ORDER BY occurred_at DESC, recorded_at DESC, event_id DESC LIMIT `
 )
 
 // queueEntries reads a page of entries, newest business time first, behind a
-// place or from the start.
+// place or from the start. It says only what is asked for, so that the server
+// plans each such statement once.
 func queueEntries(b *pgx.Batch, whose, id string, kinds []int32, behind *place, limit int, found *[]Entry) {
-	var at, recorded *time.Time
-	event := ""
+	sql, args := entryColumns+whose, []any{id}
+	arg := func(value any) string {
+		args = append(args, value)
+		return "$" + strconv.Itoa(len(args))
+	}
+	if len(kinds) > 0 {
+		sql += ` AND kind = ANY(` + arg(kinds) + `)`
+	}
 	if behind != nil {
-		at, recorded, event = &behind.At, &behind.Recorded, behind.Event
+		sql += ` AND (occurred_at, recorded_at, event_id) < (` + arg(behind.At) + `, ` + arg(behind.Recorded) + `, ` + arg(behind.Event) + `)`
 	}
-	if kinds == nil {
-		kinds = []int32{}
-	}
-	b.Queue(entryColumns+whose+entriesPage, id, kinds, at, recorded, event, limit).Query(func(rows pgx.Rows) error {
+	sql += entriesOrder + arg(limit)
+	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		var err error
 		*found, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
 			err = r.Scan(&e.OrderID, &e.EventID, &e.AggregateType, &e.AggregateID, &e.Version, &e.CustomerID, &e.Kind, &e.Fact,
