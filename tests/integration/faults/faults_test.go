@@ -45,7 +45,6 @@ type world struct {
 	database *processes.Proxy
 	brokers  string
 	broker   *embedded.Broker // nil on a real Kafka
-	real     *kafka.Server    // nil on the embedded broker
 
 	forgotten map[identity]bool // facts that the broker was made to forget
 	missing   []identity        // facts that are not in the topics
@@ -119,34 +118,21 @@ func (w *world) makeBroker(ctx context.Context) {
 		w.t.Fatal(err)
 	}
 	if os.Getenv(kafka.BrokerVariable) == "kafka" {
-		w.real = kafka.StartOn(w.t, w.base+92, partitions)
+		kafka.StartOn(w.t, w.base+92, partitions)
 		return
 	}
 	w.startBroker(ctx)
 	w.t.Cleanup(func() { w.broker.Close() })
 }
 
-// stopBroker takes the broker away: the embedded one stops, a real one is killed.
-func (w *world) stopBroker() {
-	if w.real != nil {
-		w.real.Kill()
-		return
-	}
-	w.broker.Close()
-}
-
-// startBroker brings it back, with what it acknowledged.
+// startBroker starts the embedded broker, with what it acknowledged before.
 func (w *world) startBroker(ctx context.Context) {
 	w.t.Helper()
-	var err error
-	if w.real != nil {
-		err = w.real.Restart(ctx)
-	} else {
-		w.broker, err = embedded.StartBroker(ctx, embedded.BrokerConfig{Dir: filepath.Join(w.dir, "data", "broker"), Port: w.base + 92, Partitions: partitions})
-	}
+	broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{Dir: filepath.Join(w.dir, "data", "broker"), Port: w.base + 92, Partitions: partitions})
 	if err != nil {
 		w.t.Fatalf("start the broker: %v", err)
 	}
+	w.broker = broker
 }
 
 // customers makes traffic until the returned function is called.

@@ -36,7 +36,6 @@ func (w *world) kinds() []fault {
 		{"kill the registry", func(ctx context.Context, w *world) (bite, error) { return w.end(ctx, "registry", syscall.SIGKILL) }},
 		{"freeze a service", freezeService},
 		{"freeze a read model", freezeView},
-		{"restart the broker", restartBroker},
 		{"cut database connections", cutConnections},
 		{"hold transactions", holdTransactions},
 		{"roll writers back", rollBack},
@@ -44,12 +43,13 @@ func (w *world) kinds() []fault {
 	return append(all, readSide()...)
 }
 
-// inside are the kinds that are injected into the embedded broker.
+// inside are the kinds that happen to the embedded broker, which this process
+// runs. The suite takes a real Kafka away and brings it back.
 func (w *world) inside() []fault {
 	if w.broker == nil {
 		return nil
 	}
-	return []fault{{"lose acknowledgements", loseAcks}, {"delay acknowledgements", delayAcks}}
+	return []fault{{"restart the broker", restartBroker}, {"lose acknowledgements", loseAcks}, {"delay acknowledgements", delayAcks}}
 }
 
 func (w *world) service() string { return []string{"order", "payment", "shipment"}[w.choice.IntN(3)] }
@@ -109,7 +109,7 @@ func freezeView(ctx context.Context, w *world) (bite, error) {
 
 func restartBroker(ctx context.Context, w *world) (bite, error) {
 	w.inFlight(ctx)
-	w.stopBroker()
+	w.broker.Close()
 	var unsent int64
 	until(ctx, 5*time.Second, func() bool { unsent, _ = w.Unsent(ctx); return unsent > 20 })
 	w.startBroker(ctx)
