@@ -50,7 +50,8 @@ const (
 		alive AS (
 			INSERT INTO relay_member (holder, expires_at) VALUES ($4::text, clock_timestamp() + $3::interval)
 			ON CONFLICT (holder) DO UPDATE SET expires_at = excluded.expires_at)`
-	noSurvey  = `NULL::text[] AS others, NULL::integer[] AS holding, NULL::integer AS free, NULL::bigint AS told`
+	// Every variant names all six parameters: the server refuses others.
+	noSurvey  = `NULL::text[] AS others, NULL::integer[] AS holding, NULL::integer AS free, length($6::text)::bigint AS told`
 	takeStock = `
 		(SELECT array_agg(holder ORDER BY holder) FROM relay_member WHERE holder <> $4 AND expires_at > clock_timestamp()) AS others,
 		(SELECT array_agg((SELECT count(*)::integer FROM relay_shard s WHERE s.holder = m.holder) ORDER BY holder)
