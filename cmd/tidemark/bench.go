@@ -45,6 +45,8 @@ type benchFreshnessCmd struct {
 
 	Carrier bool `help:"Let carriers move the parcels too, so that orders are collected and completed meanwhile."`
 
+	Rebuild bool `help:"Build the timeline anew and switch to it, over and over, meanwhile; read an order beside it."`
+
 	CPUProfile string `name:"cpuprofile" help:"Write a CPU profile of the run there." type:"path"`
 }
 
@@ -70,7 +72,7 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 		defer pprof.StopCPUProfile()
 	}
 	result, err := bench.RunFreshness(a.ctx, bench.FreshnessOptions{
-		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup, Carrier: c.Carrier,
+		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup, Carrier: c.Carrier, Rebuild: c.Rebuild,
 		Progress: func(arrived, total int) { fmt.Fprintf(a.err, "\r%d of %d orders", arrived, total) },
 	})
 	fmt.Fprintln(a.err)
@@ -82,12 +84,22 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 			result.Machine.CPU, result.Machine.Cores, result.Machine.OS, result.Machine.Go, result.Machine.Broker)
 		fmt.Fprintf(a.out, "%d orders at %.1f/s (wanted %.0f/s), open loop, fulfilment running; %d orders confirmed and %d completed meanwhile\n\n",
 			result.Orders, result.Reached, result.Rate, result.Confirmed, result.Completed)
-		table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(table, "ms\tp50\tp90\tp99\tmax\t")
-		for _, row := range []struct {
+		type row struct {
 			name string
 			q    bench.Quantiles
-		}{{"place", result.Place}, {"place to visible", result.Visible}} {
+		}
+		rows := []row{{"place", result.Place}, {"place to visible", result.Visible}}
+		if r := result.Rebuilds; r != nil {
+			fmt.Fprintf(a.out, "%d rebuilds of %d facts in %.1f s, %d swaps, %d refused; %d reads of an order beside them, %d failed\n\n",
+				r.Rebuilds, r.Facts, r.Seconds, r.Swaps, r.Refused, r.Reads, r.FailedReads)
+			if r.Refused > 0 {
+				fmt.Fprintf(a.out, "refused, the last time: %s\n\n", r.Why)
+			}
+			rows = append(rows, row{"read", r.Read}, row{"read during a swap", r.DuringSwap}, row{"staleness", r.Staleness})
+		}
+		table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(table, "ms\tp50\tp90\tp99\tmax\t")
+		for _, row := range rows {
 			fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\n", row.name, row.q.P50, row.q.P90, row.q.P99, row.q.Max)
 		}
 		if err := table.Flush(); err != nil {

@@ -34,6 +34,8 @@ type FreshnessOptions struct {
 	// Carrier lets carriers dispatch, scan and deliver the parcels too, so that the
 	// orders are collected and completed while later ones arrive.
 	Carrier bool
+	// Rebuild builds the timeline anew and switches to it, over and over, meanwhile.
+	Rebuild bool
 	// Progress is told how many orders have arrived; nil: nobody is.
 	Progress func(arrived, total int)
 }
@@ -56,6 +58,8 @@ type Freshness struct {
 	Confirmed int64 `json:"orders_confirmed"`
 	Completed int64 `json:"orders_completed"`
 	Carrier   bool  `json:"carrier"`
+	// Rebuilds is nil unless asked for.
+	Rebuilds *Rebuilds `json:"rebuilds,omitempty"`
 }
 
 // RunFreshness starts a durable embedded fleet with the fulfilment process and,
@@ -89,6 +93,11 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	defer carrier.Wait()
 	defer stopCarrier()
 
+	rebuilding, stopRebuilds := context.WithCancel(ctx)
+	var rebuilds sync.WaitGroup
+	var rebuildErr error
+	defer rebuilds.Wait()
+	defer stopRebuilds()
 	total := o.Warmup + o.Orders
 	place, visible := make([]time.Duration, total), make([]time.Duration, total)
 	failures := make([]error, total)
@@ -104,6 +113,9 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 		}
 		if i == o.Warmup {
 			first = due
+			if o.Rebuild {
+				rebuilds.Go(func() { result.Rebuilds, rebuildErr = rebuildOver(rebuilding, to, probe) })
+			}
 		}
 		at := due // the loop moves due on while the reader still runs
 		readers.Go(func() { place[i], visible[i], failures[i] = placeAndSee(ctx, to, i, at) })
@@ -113,6 +125,11 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	}
 	last := due
 	readers.Wait()
+	stopRebuilds()
+	rebuilds.Wait()
+	if rebuildErr != nil {
+		return result, rebuildErr
+	}
 	if o.Progress != nil {
 		o.Progress(total, total)
 	}
@@ -139,13 +156,18 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	return result, nil
 }
 
+// probe is the order that is read beside rebuilds: the first.
+var probe = orderID(0)
+
+func orderID(i int) string { return fmt.Sprintf("bench-order-%d", i) }
+
 // placeAndSee places one managed order and reads it back with its token.
 func placeAndSee(ctx context.Context, to *client.Fleet, i int, due time.Time) (placed, seen time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	eur := func(cents int64) *commercev1.Money { return &commercev1.Money{Amount: cents, Currency: "EUR"} }
 	answer, err := to.Orders.PlaceOrder(ctx, &orderv1.PlaceOrderRequest{
-		RequestId: uuid.NewString(), CustomerId: fmt.Sprintf("bench-%d", i%500),
+		RequestId: uuid.NewString(), OrderId: orderID(i), CustomerId: fmt.Sprintf("bench-%d", i%500),
 		Fulfilment: commercev1.Fulfilment_FULFILMENT_MANAGED, Channel: "bench", ShippingFee: eur(490),
 		Lines: []*orderv1.OrderLine{
 			{LineId: "1", Sku: "teapot", Quantity: 1, UnitPrice: eur(2490), Warehouse: "north"},
