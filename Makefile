@@ -57,6 +57,11 @@ test-fulfilment: ## 2,000 orders under declines, lost replies, kills and cuts: e
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
 	go test ./tests/integration/fulfilment -count=1 -v -timeout 40m -orders 2000 $(ARGS)
 
+.PHONY: test-mixed
+test-mixed: ## Earlier releases beside today's: old producers, old read models, an upgrade under load. Builds them from the history.
+	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
+	go test ./tests/integration/mixed -count=1 -v -timeout 20m -mixed $(ARGS)
+
 .PHONY: check
 check: lint generated modules ## Everything CI checks: lint, generated code, modules alone, all tests with the race detector.
 	@echo "check: tests with the race detector"

@@ -40,29 +40,35 @@ type Options struct {
 	// Bases moves single parts to another port base, so that the test can stand
 	// in between.
 	Bases map[string]int
+	// Programs has single parts run by another program than today's, for instance
+	// by an earlier release's.
+	Programs map[string]string
 }
 
 // Fleet is a fleet of processes that are started again when they end.
 type Fleet struct {
 	t      *testing.T
 	opts   Options
-	binary string
+	binary string // today's
 	ctx    context.Context
 	schema string // of the timeline's generation
 
 	mu      sync.Mutex
 	running map[string]*exec.Cmd
+	program map[string]string        // of a part, unless it is today's
 	ready   map[string]chan struct{} // closed while the part serves
 	starts  map[string]int
 	done    sync.WaitGroup
 }
 
-// build compiles the program that the processes run.
-func build(t *testing.T, dir string) string {
+// Build compiles the program that the processes run, from the checkout in
+// source, today's if it is empty, to dir.
+func Build(t *testing.T, source, dir string) string {
 	t.Helper()
 	binary := filepath.Join(dir, "tidemark")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/tidemark-dev/tidemark/cmd/tidemark").CombinedOutput()
-	if err != nil {
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/tidemark-dev/tidemark/cmd/tidemark")
+	cmd.Dir = source
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	return binary
@@ -73,8 +79,8 @@ func Start(t *testing.T, opts Options) *Fleet {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	f := &Fleet{
-		t: t, opts: opts, binary: build(t, opts.Dir), ctx: ctx,
-		running: map[string]*exec.Cmd{}, ready: map[string]chan struct{}{}, starts: map[string]int{},
+		t: t, opts: opts, binary: Build(t, "", opts.Dir), ctx: ctx,
+		running: map[string]*exec.Cmd{}, program: maps.Clone(opts.Programs), ready: map[string]chan struct{}{}, starts: map[string]int{},
 	}
 	for _, part := range opts.Parts {
 		f.ready[part] = make(chan struct{})
@@ -110,7 +116,13 @@ func (f *Fleet) once(part string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(f.binary, "part", part, "--data-dir", filepath.Join(f.opts.Dir, "data"), "--port-base", strconv.Itoa(f.base(part)))
+	f.mu.Lock()
+	program := f.binary
+	if other, ok := f.program[part]; ok {
+		program = other
+	}
+	f.mu.Unlock()
+	cmd := exec.Command(program, "part", part, "--data-dir", filepath.Join(f.opts.Dir, "data"), "--port-base", strconv.Itoa(f.base(part)))
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
@@ -193,6 +205,16 @@ func (f *Fleet) Signal(part string, signal syscall.Signal) bool {
 		f.t.Errorf("kill %s: %v", part, err)
 	}
 	return err == nil
+}
+
+// Upgrade asks a part to stop and has today's program go on in its place.
+func (f *Fleet) Upgrade(part string) {
+	f.t.Helper()
+	f.mu.Lock()
+	delete(f.program, part)
+	f.mu.Unlock()
+	f.Signal(part, syscall.SIGTERM)
+	f.Await(part)
 }
 
 // Run runs one command of the command line to its end, or until ctx ends, and
