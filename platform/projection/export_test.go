@@ -177,3 +177,15 @@ func (p *Projection[S]) Failing(fail func(string) error) { p.fail = fail }
 
 // Brake holds the reader for a reason, or lets it go.
 func (p *Projection[S]) Brake(why string) { p.brake.set(why) }
+
+// AnswerElsewhere answers through other connections, as before a swap; back swaps
+// and closes them.
+func (p *Projection[S]) AnswerElsewhere(ctx context.Context) (back func(), err error) {
+	from, err := openSnapshots(ctx, p.cfg, p.own.schema)
+	if err != nil {
+		return nil, err
+	}
+	own := p.reads.Load()
+	p.answerFrom(&reading{from: from, generation: own.generation, ready: true})
+	return func() { p.answerFrom(own); from.pool.Close() }, nil
+}

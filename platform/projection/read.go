@@ -2,10 +2,12 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/puddle/v2"
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
@@ -186,6 +188,9 @@ func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, err
 	got.queue(batch, q)
 	q.queue(batch)
 	if err := from.from.pool.SendBatch(ctx, batch).Close(); err != nil {
+		if next := p.bound(q.generation); errors.Is(err, puddle.ErrClosedPool) && (next == nil || next.from != from.from) {
+			return p.snapshot(ctx, q) // another one answers since this read was bound
+		}
 		return nil, fmt.Errorf("read %s: %w", from.generation, err)
 	}
 	a := &answer{freshness: p.freshness(from, got, q), tokens: got.tokens}

@@ -90,3 +90,23 @@ func TestNothingIsRememberedOfAServerThatWasRestarted(t *testing.T) {
 		}
 	}
 }
+
+// A swap between binding and reading: the read goes where answers come from now.
+func TestAReadOutlivesTheGenerationItWasBoundTo(t *testing.T) {
+	s := fresh(t)
+	l := newTopics()
+	s.handle(l.facts(fact("o", "order/o", 1, nil))...)
+	back, err := s.AnswerElsewhere(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound := 0
+	f, err := s.Read(t.Context(), nil, "o", func(*pgx.Batch) {
+		if bound++; bound == 1 {
+			back()
+		}
+	})
+	if err != nil || bound != 2 || len(f.GetEntityVersions()) != 1 {
+		t.Errorf("%v, %v, bound %d times", f, err, bound)
+	}
+}
