@@ -60,7 +60,7 @@ test-fulfilment: ## 2,000 orders under declines, lost replies, kills and cuts: e
 .PHONY: test-mixed
 test-mixed: ## Earlier releases beside today's: old producers, old read models, an upgrade under load. Builds them from the history.
 	@tools/prerequisites.sh >/dev/null || tools/prerequisites.sh
-	go test ./tests/integration/mixed -count=1 -v -timeout 20m -mixed $(ARGS)
+	go test ./tests/integration/mixed -count=1 -v -timeout 20m -tags mixed $(ARGS)
 
 .PHONY: check
 check: lint generated modules ## Everything CI checks: lint, generated code, modules alone, all tests with the race detector.
@@ -108,11 +108,13 @@ lint: tools schema-check ## gofmt, go vet, staticcheck, buf lint, buf breaking, 
 	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
 	echo "lint: go vet"
 	go vet work
+	go vet -tags mixed ./tests/integration/mixed
 	for program in tools/*/; do go vet $$program*.go; done
 	echo "lint: staticcheck"
 	found=0
 	for module in $(MODULES); do (cd $$module && staticcheck ./... | sed "s|^|$$module/|"; exit $${PIPESTATUS[0]}) || found=1; done
 	for program in tools/*/; do staticcheck $$program*.go || found=1; done
+	(cd tests/integration && staticcheck -tags mixed ./mixed) || found=1
 	[ $$found = 0 ]
 	echo "lint: buf lint"
 	buf lint

@@ -55,7 +55,7 @@ func main() {
 	if len(packages.onBroker)+len(packages.starter) > 0 {
 		rows = append(rows, onKafka(flags, *mode, slices.Concat(packages.starter, packages.onBroker))...)
 	}
-	os.Exit(report(rows))
+	os.Exit(report(rows, os.Getenv("CI") == "true"))
 }
 
 // onKafka runs the integration tests on a real Kafka, or says why it does not.

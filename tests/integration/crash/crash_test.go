@@ -25,10 +25,7 @@ var (
 )
 
 func TestKilledAtAnyMoment(t *testing.T) {
-	source, found := olistexpect.Dir()
-	if !found {
-		t.Skipf("SKIPPED: no Olist sample in %q; set TIDEMARK_OLIST_DIR to run on real orders", source)
-	}
+	source := olistexpect.Sample(t)
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}

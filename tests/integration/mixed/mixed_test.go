@@ -1,14 +1,16 @@
+//go:build mixed
+
 // Package mixed runs fleets of two releases at once, every part as a process of
 // its own: old producers with new consumers, the reverse, and a fleet that is
 // upgraded part by part while it works. The earlier releases are built from the
-// repository's history, so the tests run only where they are asked for.
+// repository's history, so the tests are built only where they are asked for, with
+// the tag mixed.
 package mixed
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,8 +23,6 @@ import (
 	"github.com/tidemark-dev/tidemark/tests/integration/olistexpect"
 	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
-
-var asked = flag.Bool("mixed", false, "build earlier releases from the history and run them beside today's")
 
 // Releases that must go with today's.
 const (
@@ -38,9 +38,6 @@ var (
 // release builds an earlier release and returns its program.
 func release(t *testing.T, ref string) string {
 	t.Helper()
-	if !*asked {
-		t.Skip("run by make test-mixed: it builds earlier releases from the history")
-	}
 	dir := t.TempDir()
 	out, err := exec.CommandContext(t.Context(), "sh", "-c",
 		fmt.Sprintf(`cd "$(git rev-parse --show-toplevel)" && git archive %s | tar -x -C %q`, ref, dir)).CombinedOutput()
@@ -151,10 +148,7 @@ func TestNewProducersAndOldReadModels(t *testing.T) {
 // Everything is an earlier release; then part by part stops and goes on as
 // today's, while real orders come in.
 func TestAFleetIsUpgradedPartByPartUnderLoad(t *testing.T) {
-	source, found := olistexpect.Dir()
-	if !found {
-		t.Skipf("SKIPPED: no Olist sample in %q; set TIDEMARK_OLIST_DIR to run on real orders", source)
-	}
+	source := olistexpect.Sample(t)
 	w := start(t, secondRelease, processes.Parts())
 	imported := make(chan error, 1)
 	go func() {

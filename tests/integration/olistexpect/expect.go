@@ -232,27 +232,4 @@ func records(dir, name string) ([]map[string]string, error) {
 	}
 }
 
-// Dir returns the directory of the sample: TIDEMARK_OLIST_DIR, or shared/data/olist
-// beside the repository. The second result is false if there is none.
-func Dir() (string, bool) {
-	dir := os.Getenv("TIDEMARK_OLIST_DIR")
-	if dir == "" {
-		at, err := os.Getwd()
-		if err != nil {
-			return "", false
-		}
-		for ; ; at = filepath.Dir(at) {
-			if _, err := os.Stat(filepath.Join(at, "go.work")); err == nil {
-				dir = filepath.Join(filepath.Dir(at), "shared", "data", "olist")
-				break
-			}
-			if at == filepath.Dir(at) {
-				return "", false
-			}
-		}
-	}
-	_, err := os.Stat(filepath.Join(dir, "olist_orders_dataset.csv"))
-	return dir, err == nil
-}
-
 func instant(t time.Time) string { return t.UTC().Format(time.DateTime) }

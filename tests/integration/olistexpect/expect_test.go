@@ -1,26 +1,10 @@
 package olistexpect
 
 import (
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 )
-
-func sample(t *testing.T) *Expectation {
-	t.Helper()
-	dir, ok := Dir()
-	if !ok {
-		t.Skipf("SKIPPED: no Olist sample in %q; set TIDEMARK_OLIST_DIR to run on real orders", dir)
-	}
-	e, err := Read(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
 
 func TestExpectationOfOneOrder(t *testing.T) {
 	row := map[string]string{
@@ -52,43 +36,41 @@ func TestExpectationOfOneOrder(t *testing.T) {
 }
 
 func TestSampleIsWhole(t *testing.T) {
-	e := sample(t)
-	want := map[string]int64{"PLACED": 3, "CONFIRMED": 466, "SHIPPED": 837, "DELIVERED": 3880, "CANCELLED": 906}
-	if os.Getenv("TIDEMARK_OLIST_DIR") == "" && !cmp.Equal(want, e.States) {
-		t.Errorf("states %v, want %v", e.States, want)
-	}
-	for id, o := range e.Orders {
-		if len(o.Facts) < 2 {
-			t.Errorf("order %s has %d facts", id, len(o.Facts))
-		}
-	}
-}
-
-// TestRunningFleet checks a fleet into which the sample was imported by hand.
-func TestRunningFleet(t *testing.T) {
-	timeline, operations := os.Getenv("TIDEMARK_TEST_TIMELINE"), os.Getenv("TIDEMARK_TEST_OPERATIONS")
-	if timeline == "" || operations == "" {
-		t.Skip("TIDEMARK_TEST_TIMELINE and TIDEMARK_TEST_OPERATIONS name no fleet with the sample in it")
-	}
-	e := sample(t)
-	var conns [2]*grpc.ClientConn
-	for i, address := range []string{timeline, operations} {
-		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	real, found := besideRepository()
+	if found {
+		e, err := Read(real)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conn.Close() })
-		conns[i] = conn
+		want := map[string]int64{"PLACED": 3, "CONFIRMED": 466, "SHIPPED": 837, "DELIVERED": 3880, "CANCELLED": 906}
+		if diff := cmp.Diff(want, e.States); diff != "" {
+			t.Errorf("real orders by state, - wanted, + read:\n%s", diff)
+		}
 	}
-	differences, err := Check(t.Context(), conns[0], conns[1], e, "olist")
+	dir := t.TempDir()
+	if err := makeUp(dir, madeUpOrders, 1); err != nil {
+		t.Fatal(err)
+	}
+	e, err := Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, d := range differences {
-		if i == 20 {
-			t.Errorf("… and %d more differences", len(differences)-20)
-			break
+	if len(e.Orders) != madeUpOrders {
+		t.Errorf("%d made-up orders, want %d", len(e.Orders), madeUpOrders)
+	}
+	for _, state := range []string{"PLACED", "CONFIRMED", "SHIPPED", "DELIVERED", "CANCELLED"} {
+		if e.States[state] == 0 {
+			t.Errorf("no made-up order is %s", state)
 		}
-		t.Error(d)
+	}
+	for id, o := range e.Orders {
+		if len(o.Facts) < 2 {
+			t.Errorf("made-up order %s has %d facts", id, len(o.Facts))
+		}
+	}
+	for method, cents := range e.Requested {
+		if captured := e.Captured[method]; captured == 0 || captured >= cents {
+			t.Errorf("%s: %d of %d captured; of some orders all, of others nothing", method, captured, cents)
+		}
 	}
 }

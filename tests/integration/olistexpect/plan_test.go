@@ -16,8 +16,11 @@ import (
 // The importer's commands, over the whole sample and without a fleet, amount to
 // the facts that were worked out from the files by other code.
 func TestImporterPlansWhatTheFilesSay(t *testing.T) {
-	e := sample(t)
-	dir, _ := Dir()
+	dir := Sample(t)
+	e, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	source, err := olist.Load(dir)
 	if err != nil {
 		t.Fatal(err)

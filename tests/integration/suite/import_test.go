@@ -22,10 +22,7 @@ func messyOrdersComeIn(t *testing.T, w *world) {
 // realOrdersComeIn imports the sample of real orders and compares what the
 // queries answer with what the files say, worked out by other code.
 func realOrdersComeIn(t *testing.T, w *world) {
-	dir, ok := olistexpect.Dir()
-	if !ok {
-		t.Skipf("SKIPPED: no Olist sample in %q; set TIDEMARK_OLIST_DIR to run on real orders", dir)
-	}
+	dir := olistexpect.Sample(t)
 	report := w.bringIn(t, dir, "olist")
 	if len(report.Refused) != 0 {
 		t.Errorf("refused: %v", report.Refused)
