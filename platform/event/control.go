@@ -47,22 +47,23 @@ func (c Control) Headers() []Header {
 // ParseControl is the strict inverse of [Control.Headers], with the errors of
 // [ParseHeaders].
 func ParseControl(headers []Header) (Control, error) {
-	p := newParser(headers)
+	var p parser
+	p.parse(headers)
 	if !p.ours {
 		return Control{}, ErrNoHeaders
 	}
-	p.constant(headerSpecVersion, specVersion)
-	p.constant(headerContentType, contentType)
-	p.constant(headerType, TypeControl)
+	p.constant(atSpecVersion, specVersion)
+	p.constant(atContentType, contentType)
+	p.constant(atType, TypeControl)
 	c := Control{
-		ID:     p.required(headerID),
-		Source: p.after(headerSource, sourcePrefix),
-		AsOf:   p.time(headerTime),
+		ID:     string(p.required(atID)),
+		Source: string(p.after(atSource, sourcePrefix)),
+		AsOf:   p.time(atTime),
 	}
-	name, version := p.pair(headerDataSchema)
-	if name != controlSchema {
-		p.fail(headerDataSchema, "does not name "+controlSchema)
+	name, version := p.pair(atDataSchema)
+	if string(name) != controlSchema {
+		p.fail(atDataSchema, "does not name "+controlSchema)
 	}
-	c.SchemaVersion = int(p.positive(headerDataSchema, version))
+	c.SchemaVersion = int(p.positive(atDataSchema, version))
 	return c, p.err
 }

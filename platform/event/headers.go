@@ -109,33 +109,40 @@ func (e Envelope) Headers() []Header {
 // the envelope holds all that could be read, so that a bad record can still be
 // named. An unreadable trace context is dropped: it is never worth a fact.
 func ParseHeaders(headers []Header) (Envelope, error) {
-	p := newParser(headers)
+	var p parser
+	p.parse(headers)
 	if !p.ours {
 		return Envelope{}, ErrNoHeaders
 	}
-	p.constant(headerSpecVersion, specVersion)
-	p.constant(headerContentType, contentType)
+	p.constant(atSpecVersion, specVersion)
+	p.constant(atContentType, contentType)
+	id, source, named := p.required(atID), p.after(atSource, sourcePrefix), p.after(atType, typePrefix)
 	e := Envelope{
-		ID:            p.required(headerID),
-		Source:        p.after(headerSource, sourcePrefix),
-		Type:          p.after(headerType, typePrefix),
-		Key:           p.required(headerSubject),
-		OccurredAt:    p.time(headerTime),
-		RecordedAt:    p.time(headerRecordedAt),
-		Epoch:         p.required(headerEpoch),
-		Version:       p.positive(headerVersion, p.required(headerVersion)),
-		CausationID:   p.optional(headerCausation),
-		CorrelationID: p.optional(headerCorrelation),
-		TraceParent:   p.optional(headerTraceParent),
-		TraceState:    p.optional(headerTraceState),
+		Key:        string(p.required(atSubject)),
+		OccurredAt: p.time(atTime),
+		RecordedAt: p.time(atRecordedAt),
+		Epoch:      string(p.required(atEpoch)),
+		Version:    p.positive(atVersion, p.required(atVersion)),
 	}
-	e.Aggregate.Type, e.Aggregate.ID = p.pair(headerAggregate)
-	name, version := p.pair(headerDataSchema)
-	e.SchemaVersion = int(p.positive(headerDataSchema, version))
-	if name != e.Type {
-		p.fail(headerDataSchema, "names another fact than "+headerType)
+	texts := together([...][]byte{id, named, p.values[atCausation], p.values[atCorrelation], p.values[atTraceParent], p.values[atTraceState]})
+	e.ID, e.Type, e.CausationID, e.CorrelationID, e.TraceParent, e.TraceState = texts[0], texts[1], texts[2], texts[3], texts[4], texts[5]
+	e.Source = string(source)
+	kind, aggregate := p.pair(atAggregate)
+	e.Aggregate = Aggregate{same(kind, e.Source), same(aggregate, e.Key)}
+	name, version := p.pair(atDataSchema)
+	e.SchemaVersion = int(p.positive(atDataSchema, version))
+	if string(name) != e.Type {
+		p.fail(atDataSchema, "names another fact than "+headerType)
 	}
 	return e, p.err
+}
+
+// same is the text, in the memory of another one if they are equal.
+func same(text []byte, other string) string {
+	if string(text) == other {
+		return other
+	}
+	return string(text)
 }
 
 // SchemaOf returns what the headers of a fact or a control record say about its
@@ -165,132 +172,169 @@ func (e Envelope) Validate() error {
 	return err
 }
 
-// headerNames are the headers that are read; all others are ignored.
+// headerNames are the headers that are read, as Headers orders them; all others
+// are ignored.
 var headerNames = [...]string{
-	headerSpecVersion, headerContentType, headerID, headerSource, headerType, headerTime, headerSubject, headerDataSchema, headerRecordedAt,
-	headerEpoch, headerAggregate, headerVersion, headerCausation, headerCorrelation, headerTraceParent, headerTraceState,
+	atSpecVersion: headerSpecVersion, atContentType: headerContentType, atID: headerID, atSource: headerSource, atType: headerType, atTime: headerTime,
+	atSubject: headerSubject, atDataSchema: headerDataSchema, atRecordedAt: headerRecordedAt, atEpoch: headerEpoch, atAggregate: headerAggregate,
+	atVersion: headerVersion, atCausation: headerCausation, atCorrelation: headerCorrelation, atTraceParent: headerTraceParent, atTraceState: headerTraceState,
 }
 
-// placeOf is the place of a header in headerNames, or -1.
-func placeOf(header string) int { return slices.Index(headerNames[:], header) }
+// place is a place in headerNames.
+type place int
 
-// parser reads headers and remembers the first thing that was wrong.
+const (
+	atSpecVersion place = iota
+	atContentType
+	atID
+	atSource
+	atType
+	atTime
+	atSubject
+	atDataSchema
+	atRecordedAt
+	atEpoch
+	atAggregate
+	atVersion
+	atCausation
+	atCorrelation
+	atTraceParent
+	atTraceState
+)
+
+// parser reads headers and remembers the first thing that was wrong. It copies
+// nothing.
 type parser struct {
-	values [len(headerNames)]string
+	values [len(headerNames)][]byte
 	given  [len(headerNames)]bool
 	ours   bool // a CloudEvents header was among them
 	err    error
 }
 
-func newParser(headers []Header) *parser {
-	p := &parser{}
-	for _, h := range headers {
-		p.read(h)
+func (p *parser) parse(headers []Header) {
+	next := place(0)
+	for i := range headers {
+		next = p.read(&headers[i], next)
 	}
-	return p
 }
 
-func (p *parser) fail(header, reason string) {
+func (p *parser) fail(at place, reason string) {
 	if p.err == nil {
-		p.err = &HeaderError{Header: header, Reason: reason}
+		p.err = &HeaderError{Header: headerNames[at], Reason: reason}
 	}
 }
 
-func (p *parser) read(h Header) {
+// read takes one header, which is probably the expected one, and returns which is
+// to be expected next.
+func (p *parser) read(h *Header, expected place) (next place) {
+	at := expected
+	if int(at) >= len(headerNames) || headerNames[at] != h.Key {
+		at = place(slices.Index(headerNames[:], h.Key))
+	}
 	p.ours = p.ours || strings.HasPrefix(h.Key, "ce_")
-	i := placeOf(h.Key)
-	if i < 0 {
-		return
+	if at < 0 {
+		return expected
 	}
 	reason := unclean(h.Value)
-	if p.given[i] {
+	if p.given[at] {
 		reason = "appears twice"
 	}
-	switch trace := h.Key == headerTraceParent || h.Key == headerTraceState; {
-	case reason != "" && !trace:
-		p.fail(h.Key, reason)
-	case reason != "":
-	case h.Key == headerSpecVersion && string(h.Value) == specVersion:
-		p.values[i], p.given[i] = specVersion, true
-	case h.Key == headerContentType && string(h.Value) == contentType:
-		p.values[i], p.given[i] = contentType, true
-	default:
-		p.values[i], p.given[i] = string(h.Value), true
+	switch {
+	case reason == "":
+		p.values[at], p.given[at] = h.Value, true
+	case at != atTraceParent && at != atTraceState:
+		p.fail(at, reason)
 	}
+	return at + 1
 }
 
-// optional is what a header says, or "".
-func (p *parser) optional(header string) string { return p.values[placeOf(header)] }
+// together makes texts that share their memory: what a record says of itself, but
+// nobody keeps for long.
+func together(values [6][]byte) (texts [6]string) {
+	var buf [512]byte
+	all := buf[:0]
+	for _, value := range values {
+		all = append(all, value...)
+	}
+	rest := string(all)
+	for i, value := range values {
+		texts[i], rest = rest[:len(value)], rest[len(value):]
+	}
+	return texts
+}
 
 // unclean says why a value can be no header of ours, or "". Control characters
 // are refused because ids go into databases and logs, and some of them (NUL in
 // Postgres) cannot be stored at all.
 func unclean(value []byte) string {
-	switch {
-	case len(value) > maxHeader:
+	if len(value) > maxHeader {
 		return fmt.Sprintf("longer than %d bytes", maxHeader)
-	case !utf8.Valid(value):
-		return "not UTF-8"
 	}
+	ascii, control := true, false
 	for _, b := range value {
-		if b < ' ' || b == 0x7f {
-			return "contains a control character"
-		}
+		ascii = ascii && b < utf8.RuneSelf
+		control = control || b < ' ' || b == 0x7f
+	}
+	switch {
+	case !ascii && !utf8.Valid(value):
+		return "not UTF-8"
+	case control:
+		return "contains a control character"
 	}
 	return ""
 }
 
-func (p *parser) required(header string) string {
-	value := p.optional(header)
+func (p *parser) required(at place) []byte {
+	value := p.values[at]
 	switch {
-	case !p.given[placeOf(header)]:
-		p.fail(header, "missing")
-	case value == "":
-		p.fail(header, "empty")
+	case !p.given[at]:
+		p.fail(at, "missing")
+	case len(value) == 0:
+		p.fail(at, "empty")
 	}
 	return value
 }
 
-func (p *parser) constant(header, want string) {
-	if got := p.required(header); got != want {
-		p.fail(header, "is not "+want)
+func (p *parser) constant(at place, want string) {
+	if string(p.required(at)) != want {
+		p.fail(at, "is not "+want)
 	}
 }
 
-func (p *parser) after(header, prefix string) string {
-	value, ok := strings.CutPrefix(p.required(header), prefix)
-	if !ok {
-		p.fail(header, "does not start with "+prefix)
-		return ""
+func (p *parser) after(at place, prefix string) []byte {
+	value := p.required(at)
+	if len(value) < len(prefix) || string(value[:len(prefix)]) != prefix {
+		p.fail(at, "does not start with "+prefix)
+		return nil
 	}
-	if value == "" {
-		p.fail(header, "empty after "+prefix)
+	if len(value) == len(prefix) {
+		p.fail(at, "empty after "+prefix)
 	}
-	return value
+	return value[len(prefix):]
 }
 
-func (p *parser) pair(header string) (left, right string) {
-	left, right, _ = strings.Cut(p.required(header), "/")
-	if left == "" || right == "" {
-		p.fail(header, "is not two words joined by a slash")
+func (p *parser) pair(at place) (left, right []byte) {
+	left, right, _ = bytes.Cut(p.required(at), []byte{'/'})
+	if len(left) == 0 || len(right) == 0 {
+		p.fail(at, "is not two words joined by a slash")
 	}
 	return left, right
 }
 
 // positive reads a whole number from 1 on, written the one canonical way.
-func (p *parser) positive(header, value string) int64 {
-	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n < 1 || strconv.FormatInt(n, 10) != value {
-		p.fail(header, "is not a whole number from 1 on")
+func (p *parser) positive(at place, value []byte) int64 {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil || n < 1 || value[0] < '1' || value[0] > '9' {
+		p.fail(at, "is not a whole number from 1 on")
 		return 0
 	}
 	return n
 }
 
-func (p *parser) time(header string) time.Time {
-	t, err := time.Parse(time.RFC3339Nano, p.required(header))
+func (p *parser) time(at place) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, string(p.required(at)))
 	if err != nil || t.IsZero() {
-		p.fail(header, "is not an RFC 3339 time")
+		p.fail(at, "is not an RFC 3339 time")
 		return time.Time{}
 	}
 	return t.UTC()
