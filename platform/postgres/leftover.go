@@ -29,8 +29,11 @@ func StopLeftover(dir string) error {
 func stopOrphan(dataDir string) error {
 	pidFile := filepath.Join(dataDir, "postmaster.pid")
 	content, err := os.ReadFile(pidFile)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil // no file: no server
+	}
+	if err != nil {
+		return fmt.Errorf("look for an earlier postgres: %w", err)
 	}
 	lines := strings.Split(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
@@ -42,7 +45,9 @@ func stopOrphan(dataDir string) error {
 		if ended {
 			break
 		}
-		_ = syscall.Kill(pid, signal) // gone already is what we want
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) { // gone already is what we want
+			return fmt.Errorf("stop an earlier postgres (process %d): %w", pid, err)
+		}
 		ended = within(3*time.Second, func() bool { return !isServerOf(pid, dataDir) })
 	}
 	if !ended {
@@ -67,11 +72,17 @@ func stopOrphan(dataDir string) error {
 	return nil
 }
 
-// within reports whether the condition came true in that time.
+// within reports whether the condition came true in that time. The server is no
+// child of this process, so nothing tells when it ends.
 func within(limit time.Duration, condition func() bool) bool {
-	for deadline := time.Now().Add(limit); !condition(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	deadline := time.After(limit)
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-deadline:
+			return condition()
 		}
 	}
 	return true
