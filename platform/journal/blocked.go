@@ -17,7 +17,6 @@ import (
 
 const (
 	defaultBlockedPage = 100
-	maxBlockedPage     = 500
 	// maxBlockedEvents is how many waiting events of one aggregate are shown.
 	maxBlockedEvents = 100
 
@@ -65,36 +64,23 @@ func readWaiting(ctx context.Context, q querier, kind, id string) (waiting, erro
 
 // ListBlocked returns the aggregates whose events cannot be sent.
 func (a *Admin) ListBlocked(ctx context.Context, r *journalpb.ListBlockedRequest) (*journalpb.ListBlockedResponse, error) {
-	var after headPosition
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		if err := a.pager.Position(binding, r.GetPageToken(), &after); err != nil {
-			return nil, err
-		}
-	}
-	limit := int(r.GetPageSize())
-	if limit <= 0 {
-		limit = defaultBlockedPage
-	}
-	limit = min(limit, maxBlockedPage)
-	rows, err := a.journal.pool.Query(ctx, selectBlocked+` WHERE (b.aggregate_type, b.aggregate_id) > ($1, $2)
-		ORDER BY b.aggregate_type, b.aggregate_id LIMIT $3`, after.Type, after.ID, limit+1)
-	if err != nil {
-		return nil, Explain(fmt.Errorf("list what is blocked: %w", err))
-	}
-	all, err := pgx.CollectRows(rows, scanWaiting)
-	if err != nil {
-		return nil, Explain(fmt.Errorf("list what is blocked: %w", err))
-	}
-	response := &journalpb.ListBlockedResponse{}
-	for i, w := range all {
-		if i == limit {
-			last := response.Aggregates[limit-1]
-			if response.NextPageToken, err = a.pager.Token(binding, headPosition{last.GetAggregateType(), last.GetAggregateId()}); err != nil {
+	all, next, err := rpc.Page(a.pager, r, rpc.List[waiting, headPosition]{
+		Default: defaultBlockedPage,
+		Read: func(behind headPosition, limit int) ([]waiting, error) {
+			rows, err := a.journal.pool.Query(ctx, selectBlocked+` WHERE (b.aggregate_type, b.aggregate_id) > ($1, $2)
+				ORDER BY b.aggregate_type, b.aggregate_id LIMIT $3`, behind.Type, behind.ID, limit)
+			if err != nil {
 				return nil, err
 			}
-			break
-		}
+			return pgx.CollectRows(rows, scanWaiting)
+		},
+		Place: func(w waiting) headPosition { return headPosition{w.GetAggregateType(), w.GetAggregateId()} },
+	})
+	if err != nil {
+		return nil, Explain(fmt.Errorf("list what is blocked: %w", err))
+	}
+	response := &journalpb.ListBlockedResponse{NextPageToken: next}
+	for _, w := range all {
 		response.Aggregates = append(response.Aggregates, w.BlockedAggregate)
 	}
 	return response, nil

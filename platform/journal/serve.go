@@ -65,38 +65,28 @@ type headPosition struct{ Type, ID string }
 // walks the whole journal once, so it is for the rare moments when a copy
 // doubts everything.
 func (s *Server) ListHeads(ctx context.Context, r *journalpb.ListHeadsRequest) (*journalpb.ListHeadsResponse, error) {
-	var after headPosition
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		if err := s.pager.Position(binding, r.GetPageToken(), &after); err != nil {
-			return nil, err
-		}
-	}
-	limit := pageSize(r.GetPageSize())
-	rows, err := s.journal.pool.Query(ctx, `
-		SELECT DISTINCT ON (aggregate_type, aggregate_id) aggregate_type, aggregate_id, epoch, version, event_id::text
-		  FROM journal WHERE partition = $1 AND (aggregate_type, aggregate_id) > ($2, $3)
-		 ORDER BY aggregate_type, aggregate_id, version DESC LIMIT $4`, r.GetPartition(), after.Type, after.ID, limit+1)
-	if err != nil {
-		return nil, Explain(fmt.Errorf("list heads: %w", err))
-	}
-	heads, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.Head, error) {
-		h := &journalpb.Head{}
-		err := row.Scan(&h.AggregateType, &h.AggregateId, &h.Epoch, &h.Version, &h.EventId)
-		return h, err
+	heads, next, err := rpc.Page(s.pager, r, rpc.List[*journalpb.Head, headPosition]{
+		Default: defaultPage,
+		Read: func(behind headPosition, limit int) ([]*journalpb.Head, error) {
+			rows, err := s.journal.pool.Query(ctx, `
+				SELECT DISTINCT ON (aggregate_type, aggregate_id) aggregate_type, aggregate_id, epoch, version, event_id::text
+				  FROM journal WHERE partition = $1 AND (aggregate_type, aggregate_id) > ($2, $3)
+				 ORDER BY aggregate_type, aggregate_id, version DESC LIMIT $4`, r.GetPartition(), behind.Type, behind.ID, limit)
+			if err != nil {
+				return nil, err
+			}
+			return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*journalpb.Head, error) {
+				h := &journalpb.Head{}
+				err := row.Scan(&h.AggregateType, &h.AggregateId, &h.Epoch, &h.Version, &h.EventId)
+				return h, err
+			})
+		},
+		Place: func(h *journalpb.Head) headPosition { return headPosition{h.GetAggregateType(), h.GetAggregateId()} },
 	})
 	if err != nil {
 		return nil, Explain(fmt.Errorf("list heads: %w", err))
 	}
-	resp := &journalpb.ListHeadsResponse{Heads: heads}
-	if len(heads) > limit {
-		resp.Heads = heads[:limit]
-		last := resp.Heads[limit-1]
-		if resp.NextPageToken, err = s.pager.Token(binding, headPosition{last.GetAggregateType(), last.GetAggregateId()}); err != nil {
-			return nil, err
-		}
-	}
-	return resp, nil
+	return &journalpb.ListHeadsResponse{Heads: heads, NextPageToken: next}, nil
 }
 
 func (s *Server) query(ctx context.Context, sql string, args ...any) ([]*journalpb.JournalEvent, error) {

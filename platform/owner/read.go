@@ -9,7 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
@@ -38,16 +37,6 @@ func Get[S any](ctx context.Context, pool *pgxpool.Pool, table *journal.Table[S]
 	return s, nil
 }
 
-// DefaultPage is how many a list holds when its caller does not say.
-const DefaultPage = 50
-
-// ListRequest is what every list's message has.
-type ListRequest interface {
-	proto.Message
-	GetPageSize() int32
-	GetPageToken() string
-}
-
 // Filter keeps the rows whose column has one of the values; without values, or
 // with one that is empty, it keeps all.
 type Filter struct {
@@ -64,11 +53,7 @@ type position struct {
 // List reads a page of aggregates that pass every filter, newest first, and the
 // token of the next page, "" after the last. The table needs an index on
 // (created_at DESC, id DESC). A page token of another request is an Invalid fault.
-func List[S any](ctx context.Context, pool *pgxpool.Pool, pager *rpc.Pager, table *journal.Table[S], r ListRequest, filters ...Filter) (page []Stored[S], next string, err error) {
-	limit := int(r.GetPageSize())
-	if limit == 0 {
-		limit = DefaultPage
-	}
+func List[S any](ctx context.Context, pool *pgxpool.Pool, pager *rpc.Pager, table *journal.Table[S], r rpc.ListRequest, filters ...Filter) (page []Stored[S], next string, err error) {
 	where, args := []string{"true"}, []any{}
 	for _, f := range filters {
 		switch {
@@ -81,33 +66,35 @@ func List[S any](ctx context.Context, pool *pgxpool.Pool, pager *rpc.Pager, tabl
 			where = append(where, fmt.Sprintf("%s = ANY ($%d)", f.Column, len(args)))
 		}
 	}
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		var after position
-		if err := pager.Position(binding, r.GetPageToken(), &after); err != nil {
-			return nil, "", err
-		}
-		args = append(args, after.CreatedAt, after.ID)
-		where = append(where, fmt.Sprintf("(created_at, id) < ($%d, $%d)", len(args)-1, len(args)))
+	type listed struct {
+		Stored[S]
+		position
 	}
-	rows, err := pool.Query(ctx, fmt.Sprintf(`SELECT created_at, id, `+storedColumns+` FROM %s WHERE %s ORDER BY created_at DESC, id DESC LIMIT %d`,
-		table.Name, strings.Join(where, " AND "), limit+1), args...)
-	if err != nil {
-		return nil, "", journal.Explain(fmt.Errorf("list of %s: %w", table.Name, err))
-	}
-	var ends []position
-	page, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Stored[S], error) {
-		s, at := Stored[S]{State: new(S)}, position{}
-		err := row.Scan(&at.CreatedAt, &at.ID, &s.Version, &s.Epoch, &s.EventID, &s.RecordedAt, s.State)
-		ends = append(ends, at)
-		return s, err
+	rows, next, err := rpc.Page(pager, r, rpc.List[listed, position]{
+		Read: func(behind position, limit int) ([]listed, error) {
+			where, args := where, args
+			if behind != (position{}) {
+				args = append(args, behind.CreatedAt, behind.ID)
+				where = append(where, fmt.Sprintf("(created_at, id) < ($%d, $%d)", len(args)-1, len(args)))
+			}
+			rows, err := pool.Query(ctx, fmt.Sprintf(`SELECT created_at, id, `+storedColumns+` FROM %s WHERE %s ORDER BY created_at DESC, id DESC LIMIT %d`,
+				table.Name, strings.Join(where, " AND "), limit), args...)
+			if err != nil {
+				return nil, err
+			}
+			return pgx.CollectRows(rows, func(row pgx.CollectableRow) (listed, error) {
+				l := listed{Stored: Stored[S]{State: new(S)}}
+				err := row.Scan(&l.CreatedAt, &l.ID, &l.Version, &l.Epoch, &l.EventID, &l.RecordedAt, l.State)
+				return l, err
+			})
+		},
+		Place: func(l listed) position { return l.position },
 	})
 	if err != nil {
 		return nil, "", journal.Explain(fmt.Errorf("list of %s: %w", table.Name, err))
 	}
-	if len(page) > limit {
-		page = page[:limit]
-		next, err = pager.Token(binding, ends[limit-1])
+	for _, l := range rows {
+		page = append(page, l.Stored)
 	}
-	return page, next, err
+	return page, next, nil
 }

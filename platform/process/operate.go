@@ -30,7 +30,7 @@ type Filter struct {
 	NeedsPerson bool
 	// StartedBefore selects those that are at least this old; zero selects all.
 	StartedBefore time.Time
-	After         *Place
+	After         Place
 	Limit         int
 }
 
@@ -68,7 +68,7 @@ func (m *Manager[S]) List(ctx context.Context, f Filter) ([]Summary, error) {
 	if !f.StartedBefore.IsZero() {
 		where("i.created_at <= $%d", f.StartedBefore)
 	}
-	if f.After != nil {
+	if f.After != (Place{}) {
 		args = append(args, f.After.StartedAt, f.After.ID)
 		sql += fmt.Sprintf(" AND (i.created_at, i.id) > ($%d, $%d)", len(args)-1, len(args))
 	}

@@ -13,7 +13,6 @@ import (
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
-	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
 // generationServer is what operators do with generations.
@@ -251,9 +250,4 @@ func (s *generationServer[S]) StartRefold(ctx context.Context, r *readmodelv1.St
 // registerGenerations adds the service to a server.
 func (p *Projection[S]) registerGenerations(s grpc.ServiceRegistrar) {
 	readmodelv1.RegisterGenerationServiceServer(s, &generationServer[S]{p: p})
-}
-
-// bindingOf is what page tokens of a list of operations are bound to.
-func (s *generationServer[S]) bindingOf(r *readmodelv1.ListOperationsRequest) []byte {
-	return append(rpc.Binding(r, "page_size", "page_token"), "operations of "+s.p.view.Name...)
 }

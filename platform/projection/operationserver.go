@@ -73,29 +73,19 @@ type placeOf struct {
 
 // ListOperations implements readmodel.v1.GenerationService.
 func (s *generationServer[S]) ListOperations(ctx context.Context, r *readmodelv1.ListOperationsRequest) (*readmodelv1.ListOperationsResponse, error) {
-	size := int(r.GetPageSize())
-	if size == 0 {
-		size = 50
-	}
-	behind := placeOf{At: time.Now().AddDate(100, 0, 0)}
-	if r.GetPageToken() != "" {
-		if err := s.p.pager.Position(s.bindingOf(r), r.GetPageToken(), &behind); err != nil {
-			return nil, err
-		}
-	}
-	found, err := s.p.operations(ctx, `WHERE view = $1 AND (created_at, id) < ($2, $3) AND (NOT $4 OR finished_at IS NULL)
-		ORDER BY created_at DESC, id DESC LIMIT $5`, s.p.view.Name, behind.At, behind.ID, r.GetUnfinished(), size+1)
+	found, next, err := rpc.Page(s.p.pager, r, rpc.List[operation, placeOf]{
+		Start: placeOf{At: time.Now().AddDate(100, 0, 0)},
+		Bound: "operations of " + s.p.view.Name,
+		Read: func(behind placeOf, limit int) ([]operation, error) {
+			return s.p.operations(ctx, `WHERE view = $1 AND (created_at, id) < ($2, $3) AND (NOT $4 OR finished_at IS NULL)
+				ORDER BY created_at DESC, id DESC LIMIT $5`, s.p.view.Name, behind.At, behind.ID, r.GetUnfinished(), limit)
+		},
+		Place: func(o operation) placeOf { return placeOf{o.createdAt, o.id} },
+	})
 	if err != nil {
 		return nil, err
 	}
-	answer := &readmodelv1.ListOperationsResponse{}
-	if len(found) > size {
-		found = found[:size]
-		last := found[size-1]
-		if answer.NextPageToken, err = s.p.pager.Token(s.bindingOf(r), placeOf{last.createdAt, last.id}); err != nil {
-			return nil, err
-		}
-	}
+	answer := &readmodelv1.ListOperationsResponse{NextPageToken: next}
 	for _, o := range found {
 		answer.Operations = append(answer.Operations, o.proto())
 	}

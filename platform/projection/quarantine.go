@@ -17,8 +17,7 @@ import (
 )
 
 const (
-	defaultListed = 50
-	shownWaiting  = 100
+	shownWaiting = 100
 )
 
 // quarantineServer is what operators do about facts that could not be applied.
@@ -58,13 +57,13 @@ func filterArgs(f *readmodelv1.ParkedFilter) []any {
 // parkedPlace is where a page of parked aggregates ended.
 type parkedPlace struct{ Type, ID, Order string }
 
-// list reads one page, and reports whether there is more.
-func (p *Projection[S]) listParked(ctx context.Context, f *readmodelv1.ParkedFilter, behind parkedPlace, size int) (page []*readmodelv1.ParkedAggregate, more bool, err error) {
-	rows, err := p.pool.Query(ctx, parkedHeads, append(filterArgs(f), behind.Type, behind.ID, behind.Order, size+1)...)
+// listParked reads at most limit aggregates behind a place.
+func (p *Projection[S]) listParked(ctx context.Context, f *readmodelv1.ParkedFilter, behind parkedPlace, limit int) ([]*readmodelv1.ParkedAggregate, error) {
+	rows, err := p.pool.Query(ctx, parkedHeads, append(filterArgs(f), behind.Type, behind.ID, behind.Order, limit)...)
 	if err != nil {
-		return nil, false, fmt.Errorf("list parked aggregates: %w", err)
+		return nil, fmt.Errorf("list parked aggregates: %w", err)
 	}
-	page, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (*readmodelv1.ParkedAggregate, error) {
+	page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*readmodelv1.ParkedAggregate, error) {
 		a, since := &readmodelv1.ParkedAggregate{}, time.Time{}
 		err := r.Scan(&a.AggregateType, &a.AggregateId, &a.OrderId, &a.Partition, &a.Verdict, &a.Reason, &since, &a.Attempts,
 			&a.Waiting, &a.Version, &a.EventId, &a.CodeVersion)
@@ -72,12 +71,9 @@ func (p *Projection[S]) listParked(ctx context.Context, f *readmodelv1.ParkedFil
 		return a, err
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("list parked aggregates: %w", err)
+		return nil, fmt.Errorf("list parked aggregates: %w", err)
 	}
-	if len(page) > size {
-		return page[:size], true, nil
-	}
-	return page, false, nil
+	return page, nil
 }
 
 func parkedPlaceOf(a *readmodelv1.ParkedAggregate) parkedPlace {
@@ -87,27 +83,17 @@ func parkedPlaceOf(a *readmodelv1.ParkedAggregate) parkedPlace {
 // ListParked implements readmodel.v1.QuarantineService.
 func (s *quarantineServer[S]) ListParked(ctx context.Context, r *readmodelv1.ListParkedRequest) (*readmodelv1.ListParkedResponse, error) {
 	p := s.p.answering()
-	binding := append(rpc.Binding(r, "page_size", "page_token"), p.own.String()...)
-	var behind parkedPlace
-	if r.GetPageToken() != "" {
-		if err := p.pager.Position(binding, r.GetPageToken(), &behind); err != nil {
-			return nil, err
-		}
-	}
-	size := int(r.GetPageSize())
-	if size == 0 {
-		size = defaultListed
-	}
-	page, more, err := p.listParked(ctx, r.GetFilter(), behind, size)
+	page, next, err := rpc.Page(p.pager, r, rpc.List[*readmodelv1.ParkedAggregate, parkedPlace]{
+		Bound: p.own.String(),
+		Read: func(behind parkedPlace, limit int) ([]*readmodelv1.ParkedAggregate, error) {
+			return p.listParked(ctx, r.GetFilter(), behind, limit)
+		},
+		Place: parkedPlaceOf,
+	})
 	if err != nil {
 		return nil, err
 	}
-	answer := &readmodelv1.ListParkedResponse{Aggregates: page}
-	if more {
-		if answer.NextPageToken, err = p.pager.Token(binding, parkedPlaceOf(page[len(page)-1])); err != nil {
-			return nil, err
-		}
-	}
+	answer := &readmodelv1.ListParkedResponse{Aggregates: page, NextPageToken: next}
 	if r.GetPageToken() != "" {
 		return answer, nil
 	}
@@ -144,7 +130,7 @@ func (p *Projection[S]) findParked(ctx context.Context, r *readmodelv1.GetParked
 	case 2:
 		return nil, fault.Invalid("order_id", "the aggregate is parked under several orders: name one")
 	}
-	page, _, err := p.listParked(ctx, &readmodelv1.ParkedFilter{AggregateType: r.GetAggregateType(), OrderId: orders[0]},
+	page, err := p.listParked(ctx, &readmodelv1.ParkedFilter{AggregateType: r.GetAggregateType(), OrderId: orders[0]},
 		parkedPlace{r.GetAggregateType(), r.GetAggregateId(), ""}, 1)
 	if err != nil {
 		return nil, err

@@ -56,10 +56,13 @@ func (s *quarantineServer[S]) RetryParked(ctx context.Context, r *readmodelv1.Re
 	}
 	answer := &readmodelv1.RetryParkedResponse{}
 	for left > 0 {
-		page, more, err := p.listParked(ctx, r.GetFilter(), behind, min(left, retryChunk))
+		size := min(left, retryChunk)
+		page, err := p.listParked(ctx, r.GetFilter(), behind, size+1)
 		if err != nil {
 			return nil, err
 		}
+		more := len(page) > size
+		page = page[:min(len(page), size)]
 		answer.Results = append(answer.Results, p.retryAll(ctx, page, r.GetDryRun())...)
 		if err := ctx.Err(); err != nil {
 			return nil, err

@@ -164,39 +164,36 @@ func (p *Projection[S]) honourSkips(ctx context.Context) error {
 	return nil
 }
 
+// listedSkip is a skipped fact and its place in the list.
+type listedSkip struct {
+	*readmodelv1.SkippedFact
+	id int64
+}
+
 // ListSkipped implements readmodel.v1.QuarantineService.
 func (s *quarantineServer[S]) ListSkipped(ctx context.Context, r *readmodelv1.ListSkippedRequest) (*readmodelv1.ListSkippedResponse, error) {
 	p := s.p.answering()
-	binding := rpc.Binding(r, "page_size", "page_token")
-	behind, size := int64(0), int(r.GetPageSize())
-	if r.GetPageToken() != "" {
-		if err := p.pager.Position(binding, r.GetPageToken(), &behind); err != nil {
-			return nil, err
-		}
-	}
-	if size == 0 {
-		size = defaultListed
-	}
-	rows, err := p.pool.Query(ctx, selectSkips, p.view.Name, behind, size+1)
-	if err != nil {
-		return nil, fmt.Errorf("list skipped facts: %w", err)
-	}
-	var ids []int64
-	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*readmodelv1.SkippedFact, error) {
-		f, id, at := &readmodelv1.SkippedFact{}, int64(0), time.Time{}
-		err := row.Scan(&id, &f.AggregateType, &f.AggregateId, &f.OrderId, &f.Version, &f.EventId, &f.Reason, &f.Actor, &at, &f.Fault, &f.Generation)
-		ids, f.SkippedAt = append(ids, id), timestamppb.New(at)
-		return f, err
+	page, next, err := rpc.Page(p.pager, r, rpc.List[listedSkip, int64]{
+		Read: func(behind int64, limit int) ([]listedSkip, error) {
+			rows, err := p.pool.Query(ctx, selectSkips, p.view.Name, behind, limit)
+			if err != nil {
+				return nil, fmt.Errorf("list skipped facts: %w", err)
+			}
+			return pgx.CollectRows(rows, func(row pgx.CollectableRow) (listedSkip, error) {
+				f, at := listedSkip{SkippedFact: &readmodelv1.SkippedFact{}}, time.Time{}
+				err := row.Scan(&f.id, &f.AggregateType, &f.AggregateId, &f.OrderId, &f.Version, &f.EventId, &f.Reason, &f.Actor, &at, &f.Fault, &f.Generation)
+				f.SkippedAt = timestamppb.New(at)
+				return f, err
+			})
+		},
+		Place: func(f listedSkip) int64 { return f.id },
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list skipped facts: %w", err)
+		return nil, err
 	}
-	answer := &readmodelv1.ListSkippedResponse{Skipped: page}
-	if len(page) > size {
-		answer.Skipped = page[:size]
-		if answer.NextPageToken, err = p.pager.Token(binding, ids[size-1]); err != nil {
-			return nil, err
-		}
+	answer := &readmodelv1.ListSkippedResponse{NextPageToken: next}
+	for _, f := range page {
+		answer.Skipped = append(answer.Skipped, f.SkippedFact)
 	}
 	return answer, nil
 }

@@ -27,36 +27,26 @@ type recordPlace struct {
 // ListUnreadable implements readmodel.v1.QuarantineService.
 func (s *quarantineServer[S]) ListUnreadable(ctx context.Context, r *readmodelv1.ListUnreadableRequest) (*readmodelv1.ListUnreadableResponse, error) {
 	p := s.p.answering()
-	binding := append(rpc.Binding(r, "page_size", "page_token"), p.own.String()...)
-	behind, size := recordPlace{}, int(r.GetPageSize())
-	if r.GetPageToken() != "" {
-		if err := p.pager.Position(binding, r.GetPageToken(), &behind); err != nil {
-			return nil, err
-		}
-	}
-	if size == 0 {
-		size = defaultListed
-	}
-	rows, err := p.pool.Query(ctx, selectUnreadable, behind.Topic, behind.ID, behind.Partition, behind.Offset, size+1)
-	if err != nil {
-		return nil, fmt.Errorf("list unreadable records: %w", err)
-	}
-	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*readmodelv1.UnreadableRecord, error) {
-		u, at := &readmodelv1.UnreadableRecord{}, time.Time{}
-		err := row.Scan(&u.Topic, &u.TopicId, &u.Partition, &u.Offset, &u.Reason, &u.CodeVersion, &at)
-		u.ParkedAt = timestamppb.New(at)
-		return u, err
+	page, next, err := rpc.Page(p.pager, r, rpc.List[*readmodelv1.UnreadableRecord, recordPlace]{
+		Bound: p.own.String(),
+		Read: func(behind recordPlace, limit int) ([]*readmodelv1.UnreadableRecord, error) {
+			rows, err := p.pool.Query(ctx, selectUnreadable, behind.Topic, behind.ID, behind.Partition, behind.Offset, limit)
+			if err != nil {
+				return nil, fmt.Errorf("list unreadable records: %w", err)
+			}
+			return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*readmodelv1.UnreadableRecord, error) {
+				u, at := &readmodelv1.UnreadableRecord{}, time.Time{}
+				err := row.Scan(&u.Topic, &u.TopicId, &u.Partition, &u.Offset, &u.Reason, &u.CodeVersion, &at)
+				u.ParkedAt = timestamppb.New(at)
+				return u, err
+			})
+		},
+		Place: func(u *readmodelv1.UnreadableRecord) recordPlace {
+			return recordPlace{u.GetTopic(), u.GetTopicId(), u.GetPartition(), u.GetOffset()}
+		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list unreadable records: %w", err)
+		return nil, err
 	}
-	answer := &readmodelv1.ListUnreadableResponse{Records: page}
-	if len(page) > size {
-		answer.Records = page[:size]
-		last := page[size-1]
-		if answer.NextPageToken, err = p.pager.Token(binding, recordPlace{last.GetTopic(), last.GetTopicId(), last.GetPartition(), last.GetOffset()}); err != nil {
-			return nil, err
-		}
-	}
-	return answer, nil
+	return &readmodelv1.ListUnreadableResponse{Records: page, NextPageToken: next}, nil
 }

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -86,4 +87,56 @@ func Binding(req proto.Message, except ...string) []byte {
 		return []byte(err.Error())
 	}
 	return append([]byte(m.Descriptor().FullName()), b...)
+}
+
+// DefaultPage is how many rows a page holds when its caller does not say.
+const DefaultPage = 50
+
+// ListRequest is what the message of every list has. The contract bounds the
+// size; 0 leaves it to the service.
+type ListRequest interface {
+	proto.Message
+	GetPageSize() int32
+	GetPageToken() string
+}
+
+// List is how the rows of a list are read: T is a row, P where a row stands in
+// the list's order. P is encoded as JSON.
+type List[T, P any] struct {
+	// Default is the size of a page if the caller does not say; 0 means DefaultPage.
+	Default int
+	// Start is the place before the first row.
+	Start P
+	// Bound is what page tokens are valid for besides the request itself, such as
+	// a generation.
+	Bound string
+	// Read returns at most limit rows behind a place.
+	Read func(behind P, limit int) ([]T, error)
+	// Place returns where a row stands.
+	Place func(row T) P
+}
+
+// Page returns the rows that a request asks for, and the token of the next page,
+// "" after the last. One row more than the page holds is read to know whether
+// there is one. A token that was changed, or that belongs to another request, is
+// an Invalid fault on page_token.
+func Page[T, P any](pager *Pager, r ListRequest, list List[T, P]) (rows []T, next string, err error) {
+	behind, size := list.Start, int(r.GetPageSize())
+	binding := append(Binding(r, "page_token", "page_size"), list.Bound...)
+	if r.GetPageToken() != "" {
+		if err := pager.Position(binding, r.GetPageToken(), &behind); err != nil {
+			return nil, "", err
+		}
+	}
+	if size <= 0 {
+		size = cmp.Or(list.Default, DefaultPage)
+	}
+	if rows, err = list.Read(behind, size+1); err != nil {
+		return nil, "", err
+	}
+	if len(rows) > size {
+		rows = rows[:size]
+		next, err = pager.Token(binding, list.Place(rows[size-1]))
+	}
+	return rows, next, err
 }

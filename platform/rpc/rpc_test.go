@@ -75,48 +75,6 @@ func TestDetailsTravelBesideErrorInfo(t *testing.T) {
 	}
 }
 
-func TestPageTokens(t *testing.T) {
-	pager, err := rpc.NewPager(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	type position struct{ ID string }
-	token, err := pager.Token([]byte("customer=1"), position{"o-7"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got position
-	if err := pager.Position([]byte("customer=1"), token, &got); err != nil || got.ID != "o-7" {
-		t.Fatalf("position = %v, %v", got, err)
-	}
-	other, err := rpc.NewPager([]byte("another secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, err := range map[string]error{
-		"another filter":    pager.Position([]byte("customer=2"), token, &got),
-		"another key":       other.Position([]byte("customer=1"), token, &got),
-		"changed":           pager.Position([]byte("customer=1"), token[:len(token)-3]+"AAA", &got),
-		"cut":               pager.Position([]byte("customer=1"), token[:5], &got),
-		"not even a base64": pager.Position([]byte("customer=1"), "!", &got),
-	} {
-		if f := fault.As(err); f == nil || f.Kind != fault.KindInvalid || f.Violations[0].Field != "page_token" {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestBindingIgnoresOnlyTheNamedFields(t *testing.T) {
-	bind := func(r *journalpb.ListHeadsRequest) string { return string(rpc.Binding(r, "page_token", "page_size")) }
-	a := bind(&journalpb.ListHeadsRequest{Partition: 1, PageToken: "x", PageSize: 5})
-	if a != bind(&journalpb.ListHeadsRequest{Partition: 1}) {
-		t.Error("the page token is part of the binding")
-	}
-	if a == bind(&journalpb.ListHeadsRequest{Partition: 2}) {
-		t.Error("the filter is not part of the binding")
-	}
-}
-
 // journal is a service whose behaviour each test chooses.
 type journal struct {
 	journalpb.UnimplementedJournalServiceServer

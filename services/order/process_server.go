@@ -31,7 +31,7 @@ type processServer struct {
 
 // ListProcesses pages through processes, oldest first.
 func (s *processServer) ListProcesses(ctx context.Context, r *orderpb.ListProcessesRequest) (*orderpb.ListProcessesResponse, error) {
-	f := process.Filter{NeedsPerson: r.GetNeedsPerson(), Limit: int(r.GetPageSize())}
+	f := process.Filter{NeedsPerson: r.GetNeedsPerson()}
 	switch r.GetState() {
 	case orderpb.ProcessState_PROCESS_STATE_RUNNING:
 		f.Status = process.StatusRunning
@@ -41,30 +41,17 @@ func (s *processServer) ListProcesses(ctx context.Context, r *orderpb.ListProces
 	if r.GetMinAge() != nil {
 		f.StartedBefore = time.Now().Add(-r.GetMinAge().AsDuration())
 	}
-	if f.Limit == 0 {
-		f.Limit = owner.DefaultPage
-	}
-	binding := rpc.Binding(r, "page_token", "page_size")
-	if r.GetPageToken() != "" {
-		f.After = &process.Place{}
-		if err := s.pager.Position(binding, r.GetPageToken(), f.After); err != nil {
-			return nil, err
-		}
-	}
-	limit := f.Limit
-	f.Limit++
-	found, err := s.manager.List(ctx, f)
+	found, next, err := rpc.Page(s.pager, r, rpc.List[process.Summary, process.Place]{
+		Read: func(behind process.Place, limit int) ([]process.Summary, error) {
+			f.After, f.Limit = behind, limit
+			return s.manager.List(ctx, f)
+		},
+		Place: func(p process.Summary) process.Place { return process.Place{StartedAt: p.StartedAt, ID: p.ID} },
+	})
 	if err != nil {
 		return nil, journal.Explain(err)
 	}
-	resp := &orderpb.ListProcessesResponse{}
-	if len(found) > limit {
-		found = found[:limit]
-		last := found[limit-1]
-		if resp.NextPageToken, err = s.pager.Token(binding, process.Place{StartedAt: last.StartedAt, ID: last.ID}); err != nil {
-			return nil, err
-		}
-	}
+	resp := &orderpb.ListProcessesResponse{NextPageToken: next}
 	for _, p := range found {
 		resp.Processes = append(resp.Processes, processOut(p))
 	}
