@@ -2,8 +2,11 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // hintChannel is what the relays of one database tell each other on.
@@ -53,36 +56,58 @@ func (o *owner) tell(ctx context.Context) {
 	}
 }
 
-// listen takes hints until ctx ends, on a connection of its own.
-func (o *owner) listen(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := o.listenOnce(ctx); err != nil && ctx.Err() == nil {
-			o.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "hints are not heard", slog.Any("error", err)) // the poll does their work
+// listen takes hints on the relay's session until ctx ends, and opens another
+// session where one breaks.
+func (o *owner) listen(ctx context.Context, session *pgx.Conn) {
+	for {
+		if session != nil {
+			o.hear(ctx, session)
 		}
 		select {
 		case <-ctx.Done():
+			return
 		case <-time.After(o.tuning.Poll):
+		}
+		var err error
+		if session, err = o.session(ctx); err != nil && ctx.Err() == nil {
+			o.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "hints are not heard", slog.Any("error", err)) // the poll does their work
 		}
 	}
 }
 
-func (o *owner) listenOnce(ctx context.Context) error {
-	pooled, err := o.cfg.Pool.Acquire(ctx)
+// session opens the connection on which hints arrive and which shows that this
+// relay lives, see leases.
+func (r *Relay) session(ctx context.Context) (*pgx.Conn, error) {
+	pooled, err := r.cfg.Pool.Acquire(ctx)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("open a session: %w", err)
 	}
 	conn := pooled.Hijack()
-	defer func() {
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = conn.Close(bounded)
-	}()
-	if _, err := conn.Exec(ctx, `LISTEN `+hintChannel); err != nil {
-		return err
+	var batch pgx.Batch
+	batch.Queue(showAlive, r.leases.holder)
+	batch.Queue(`LISTEN ` + hintChannel)
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		closeSession(ctx, conn)
+		return nil, fmt.Errorf("open a session: %w", err)
 	}
+	return conn, nil
+}
+
+func closeSession(ctx context.Context, conn *pgx.Conn) {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(bounded) // it is gone either way
+}
+
+// hear takes hints until the session breaks or ctx ends.
+func (o *owner) hear(ctx context.Context, session *pgx.Conn) {
+	defer closeSession(ctx, session)
 	for {
-		if _, err := conn.WaitForNotification(ctx); err != nil {
-			return err
+		if _, err := session.WaitForNotification(ctx); err != nil {
+			if ctx.Err() == nil {
+				o.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "hints are not heard", slog.Any("error", err))
+			}
+			return
 		}
 		signal(o.hints.take)
 	}

@@ -13,6 +13,11 @@ import (
 // A holder that was stopped and wakes up finds its terms gone: everything it
 // writes names them. The rows with terms and the trust window on the holder's
 // own clock are River's design (2026).
+//
+// A relay also holds a lock of its own name in a session that lives as long as
+// it does. While a lease runs whose holder's lock is free, that holder died, or
+// lost its database: others need not wait for the lease's end. A holder that is
+// only cut off finds its terms gone, as after the end.
 type leases struct {
 	pool   *pgxpool.Pool
 	holder string
@@ -28,7 +33,16 @@ func (l leases) trustedFrom(start time.Time) time.Time { return start.Add(l.ttl 
 // due says that it is time to renew.
 func (l leases) due(trusted time.Time) bool { return time.Until(trusted) < l.ttl/2 }
 
+// sessionHolder begins the names of relays that hold such a lock; those of
+// earlier releases do not.
+const sessionHolder = "session:"
+
 const (
+	showAlive = `SELECT pg_advisory_lock(hashtextextended($1, 0))`
+	// died is true of a holder whose session has ended. It takes the lock for the
+	// moment of the statement.
+	died = `(holder LIKE '` + sessionHolder + `%' AND pg_try_advisory_xact_lock(hashtextextended(holder, 0)))`
+
 	makeShards = `INSERT INTO relay_shard (partition, term, holder, expires_at)
 		SELECT p, 0, '', '-infinity' FROM generate_series(0, $1::integer - 1) p ON CONFLICT DO NOTHING`
 
@@ -36,7 +50,7 @@ const (
 	acquireShards = `
 		WITH free AS MATERIALIZED (
 			SELECT partition FROM relay_shard
-			 WHERE (expires_at <= clock_timestamp() OR holder = $1) AND partition <> ALL ($3::integer[])
+			 WHERE (expires_at <= clock_timestamp() OR holder = $1 OR ` + died + `) AND partition <> ALL ($3::integer[])
 			 ORDER BY partition LIMIT $4 FOR UPDATE)
 		UPDATE relay_shard s SET term = nextval('relay_term'), holder = $1, expires_at = clock_timestamp() + $2::interval
 		  FROM free WHERE s.partition = free.partition RETURNING s.partition, s.term`

@@ -125,7 +125,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	tuning := cfg.Tuning.withDefaults()
 	r := &Relay{cfg: cfg, tuning: tuning, otel: otel}
-	r.leases = leases{pool: cfg.Pool, holder: uuid.NewString(), ttl: tuning.LeaseTTL}
+	r.leases = leases{pool: cfg.Pool, holder: sessionHolder + uuid.NewString(), ttl: tuning.LeaseTTL}
 	if r.metrics, err = newMetrics(cfg.Telemetry, cfg.Source, cfg.Pool); err != nil {
 		return nil, err
 	}
@@ -172,12 +172,17 @@ func (r *Relay) own(ctx context.Context) (err error) {
 		Relay: r, topic: kafka.EventsTopic(r.cfg.Source), producer: producer, shards: map[int32]*shard{},
 		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15), hints: newHints(), lessons: lessons{},
 	}
+	session, err := r.session(ctx)
+	if err != nil {
+		producer.Close()
+		return err
+	}
 	drained := make(chan struct{})
 	go o.drain(drained)
 	hinting, quiet := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { o.tell(hinting) })
-	group.Go(func() { o.listen(hinting) })
+	group.Go(func() { o.listen(hinting, session) })
 	o.background = func(f func(context.Context)) { group.Go(func() { f(hinting) }) }
 	defer func() {
 		quiet()

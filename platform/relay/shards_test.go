@@ -233,7 +233,8 @@ func TestACommitWakesTheRelayOfAnotherProcess(t *testing.T) {
 	f := setup(t)
 	f.tuning.Poll, f.tuning.LeaseTTL = time.Minute, 10*time.Minute
 	here, there := f.relay(), f.relay(func(r *Relay) { r.cfg.Wakes = nil })
-	for _, r := range []*Relay{here, there} { // each knows of the other from the start
+	for i, r := range []*Relay{here, there} { // each knows of the other from the start
+		r.leases.holder = fmt.Sprint("relay ", i) // of which nobody can tell yet whether it lives
 		f.exec(`INSERT INTO relay_member VALUES ($1, clock_timestamp() + interval '10 minutes')`, r.leases.holder)
 	}
 	f.start(here)
@@ -305,5 +306,40 @@ func TestIdleCostsOneStatementPerPoll(t *testing.T) {
 	stop()
 	if s > n+1 {
 		t.Errorf("%d statements in %d turns", s, n)
+	}
+}
+
+// A relay that was killed gives nothing back and its leases run on. Its session
+// has ended, so another takes all of its partitions, and its share of them, at
+// once; while it lives, or nobody can tell, nothing is taken.
+func TestTheLeasesOfTheDeadAreNotWaitedFor(t *testing.T) {
+	f := setup(t)
+	f.tuning.LeaseTTL = time.Minute
+	f.exec(makeShards, partitions)
+	doomed := f.relay()
+	session, err := doomed.session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := doomed.leases.acquire(t.Context(), []int32{}, partitions); err != nil {
+		t.Fatal(err)
+	}
+	f.exec(`INSERT INTO relay_member VALUES ($1, clock_timestamp() + interval '1 minute')`, doomed.leases.holder)
+	next := f.relay()
+	if got, err := next.leases.acquire(t.Context(), []int32{}, partitions); err != nil || len(got) != 0 {
+		t.Fatalf("took %v from a relay that lives, %v", got, err)
+	}
+	closeSession(t.Context(), session)
+	f.start(next)
+	f.state("o-1", 3)
+	f.drained()
+	f.shares(8)
+	if n := query[int](f, `SELECT count(*) FROM relay_shard WHERE expires_at - clock_timestamp() < interval '1 second'`); n != 0 {
+		t.Errorf("%d leases had run out", n)
+	}
+
+	f.exec(`UPDATE relay_shard SET holder = 'of an earlier release', expires_at = clock_timestamp() + interval '1 minute'`)
+	if got, err := f.relay().leases.acquire(t.Context(), []int32{}, partitions); err != nil || len(got) != 0 {
+		t.Errorf("took %v from a relay of which nobody knows whether it lives, %v", got, err)
 	}
 }

@@ -53,10 +53,10 @@ const (
 	// Every variant names all six parameters: the server refuses others.
 	noSurvey  = `NULL::text[] AS others, NULL::integer[] AS holding, NULL::integer AS free, length($6::text)::bigint AS told`
 	takeStock = `
-		(SELECT array_agg(holder ORDER BY holder) FROM relay_member WHERE holder <> $4 AND expires_at > clock_timestamp()) AS others,
+		(SELECT array_agg(holder ORDER BY holder) FROM relay_member WHERE holder <> $4 AND expires_at > clock_timestamp() AND NOT ` + died + `) AS others,
 		(SELECT array_agg((SELECT count(*)::integer FROM relay_shard s WHERE s.holder = m.holder) ORDER BY holder)
-		   FROM relay_member m WHERE holder <> $4 AND expires_at > clock_timestamp()) AS holding,
-		(SELECT count(*)::integer FROM relay_shard WHERE expires_at <= clock_timestamp()) AS free,
+		   FROM relay_member m WHERE holder <> $4 AND expires_at > clock_timestamp() AND NOT ` + died + `) AS holding,
+		(SELECT count(*)::integer FROM relay_shard WHERE expires_at <= clock_timestamp() OR holder <> $4 AND ` + died + `) AS free,
 		(SELECT coalesce(sum(number + count), 0)::bigint FROM control_totals WHERE epoch = $6 AND partition IN (SELECT partition FROM held)) AS told`
 	readUnsent = `
 		  ) b
