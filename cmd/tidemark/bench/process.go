@@ -32,7 +32,9 @@ type ProcessOptions struct {
 	Quiet time.Duration
 	// Binary is the tidemark program that is started and killed.
 	Binary string
-	// KillAfter is for how long orders arrive before the kill; 0 leaves it out.
+	// Kills is how often the fleet is killed; 0 leaves it out. KillAfter is for how
+	// long orders arrive before each.
+	Kills int
 	// KillRate is how many a second, before and after: a load that is carried, so
 	// that what is measured is recovery and not a backlog.
 	KillAfter time.Duration
@@ -49,18 +51,27 @@ type Process struct {
 	PerSecond float64 `json:"orders_per_second"`
 	// CPU seconds of the fleet and its database per thousand orders.
 	CPUPerThousand float64 `json:"cpu_seconds_per_1000_orders"`
-	// Killed is how many orders were acknowledged before the kill -9. ReadySeconds
-	// reach from the new start until the fleet serves, RecoveredSeconds from there
-	// until all of them are confirmed, while others arrive.
-	Killed           int     `json:"orders_before_kill"`
-	ReadySeconds     float64 `json:"restart_seconds"`
-	RecoveredSeconds float64 `json:"recovered_seconds_after_restart"`
+	// Kills are what came of every kill -9.
+	Kills []Kill `json:"kills"`
 	// Waiting processes cost this share of one core, beyond the idle fleet, and
 	// so many bytes of memory of the program.
 	Waiting     int     `json:"waiting_processes"`
 	IdleCPU     float64 `json:"idle_cpu_percent"`
 	WaitingCPU  float64 `json:"waiting_cpu_percent"`
 	WaitingHeap int64   `json:"waiting_memory_bytes"`
+}
+
+// Kill is what came of one kill -9.
+type Kill struct {
+	// Orders were acknowledged before it, and Standing of them were not confirmed
+	// when the fleet served again.
+	Orders   int `json:"orders_before"`
+	Standing int `json:"standing_still"`
+	// ReadySeconds reach from the new start until the fleet serves,
+	// RecoveredSeconds from there until all of these orders are confirmed, while
+	// others arrive.
+	ReadySeconds     float64 `json:"restart_seconds"`
+	RecoveredSeconds float64 `json:"recovered_seconds_after_restart"`
 }
 
 // RunProcess measures throughput and the cost of waiting on one embedded fleet,
@@ -73,7 +84,7 @@ func RunProcess(ctx context.Context, o ProcessOptions) (result Process, err erro
 	if err := o.embedded(ctx, &result); err != nil {
 		return result, err
 	}
-	if o.KillAfter > 0 {
+	if o.Kills > 0 {
 		err = o.recovery(ctx, &result)
 	}
 	return result, err

@@ -62,26 +62,36 @@ func (o ProcessOptions) recovery(ctx context.Context, result *Process) error {
 	}
 	acknowledged := &placedOrders{}
 	stop := o.press(ctx, to, acknowledged)
-	pause(ctx, o.KillAfter)
-	if err := cmd.Process.Kill(); err != nil {
+	for range o.Kills {
+		pause(ctx, o.KillAfter)
+		kill := Kill{}
+		if err := cmd.Process.Kill(); err != nil {
+			stop()
+			return fmt.Errorf("kill: %w", err)
+		}
 		stop()
-		return fmt.Errorf("kill: %w", err)
+		_ = cmd.Wait() // it was killed
+		again := time.Now()
+		if cmd, err = start(); err != nil {
+			return err
+		}
+		ready := time.Now()
+		before := acknowledged.take()
+		kill.Orders = len(before)
+		stop = o.press(ctx, to, acknowledged)
+		for ctx.Err() == nil {
+			standing, err := unconfirmed(ctx, to, before)
+			kill.Standing = max(kill.Standing, standing)
+			if err == nil && standing == 0 {
+				break
+			}
+			pause(ctx, 10*time.Millisecond)
+		}
+		kill.ReadySeconds, kill.RecoveredSeconds = ready.Sub(again).Seconds(), time.Since(ready).Seconds()
+		o.Progress(fmt.Sprintf("killed after %d orders: serving after %.1f s, %d of them stood still, none %.1f s later",
+			kill.Orders, kill.ReadySeconds, kill.Standing, kill.RecoveredSeconds))
+		result.Kills = append(result.Kills, kill)
 	}
-	stop()
-	_ = cmd.Wait() // it was killed
-	o.Progress("killed; starting again")
-	again := time.Now()
-	if cmd, err = start(); err != nil {
-		return err
-	}
-	ready := time.Now()
-	standing := acknowledged.take()
-	result.Killed = len(standing)
-	stop = o.press(ctx, to, acknowledged)
-	for ctx.Err() == nil && len(standing) > 0 {
-		standing = unconfirmed(ctx, to, standing)
-	}
-	result.ReadySeconds, result.RecoveredSeconds = ready.Sub(again).Seconds(), time.Since(ready).Seconds()
 	stop()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		return fmt.Errorf("stop: %w", err)
@@ -102,10 +112,13 @@ func (p *placedOrders) add(id string) {
 	p.ids = append(p.ids, id)
 }
 
-func (p *placedOrders) take() []string {
+func (p *placedOrders) take() map[string]bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ids := p.ids
+	ids := make(map[string]bool, len(p.ids))
+	for _, id := range p.ids {
+		ids[id] = true
+	}
 	p.ids = nil
 	return ids
 }
@@ -133,15 +146,21 @@ func (o ProcessOptions) press(ctx context.Context, to *client.Fleet, placed *pla
 	return func() { cancel(); work.Wait() }
 }
 
-// unconfirmed returns those of the orders that are not confirmed, asking for the
-// newest first: they are the last to move.
-func unconfirmed(ctx context.Context, to *client.Fleet, ids []string) []string {
-	for n := len(ids); n > 0 && ctx.Err() == nil; n-- {
-		response, err := to.Orders.GetOrder(ctx, &orderv1.GetOrderRequest{OrderId: ids[n-1]})
-		if err != nil || response.GetOrder().GetState() == orderv1.OrderState_ORDER_STATE_PLACED {
-			pause(ctx, 5*time.Millisecond)
-			return ids[:n]
+// unconfirmed counts those of the orders that are not confirmed.
+func unconfirmed(ctx context.Context, to *client.Fleet, ids map[string]bool) (n int, err error) {
+	request := &orderv1.ListOrdersRequest{PageSize: 500, States: []orderv1.OrderState{orderv1.OrderState_ORDER_STATE_PLACED}}
+	for {
+		page, err := to.Orders.ListOrders(ctx, request)
+		if err != nil {
+			return n, fmt.Errorf("list orders: %w", err)
+		}
+		for _, order := range page.GetOrders() {
+			if ids[order.GetOrderId()] {
+				n++
+			}
+		}
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			return n, nil
 		}
 	}
-	return nil
 }
