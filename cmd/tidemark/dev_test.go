@@ -30,16 +30,7 @@ func freeBase(t *testing.T) int {
 
 func dataDir(t *testing.T) string {
 	t.Helper()
-	dir, err := testkit.TempDir("dev")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
+	return testkit.Dir(t, "dev")
 }
 
 // call runs a command of the binary to its end.

@@ -25,16 +25,7 @@ import (
 // is closed to it when the tests run as root.
 func clusterDir(t *testing.T) string {
 	t.Helper()
-	dir, err := testkit.TempDir("cluster")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
+	return testkit.Dir(t, "cluster")
 }
 
 func startCluster(t *testing.T, dir string, port int) *postgres.Cluster {

@@ -114,3 +114,23 @@ func TempDir(purpose string) (string, error) {
 	}
 	return dir, os.Chmod(dir, 0o755)
 }
+
+// Dir makes a directory like TempDir for one test. It goes with the test, but
+// stays, and is named, if the test fails: logs are in it.
+func Dir(t testing.TB, purpose string) string {
+	t.Helper()
+	dir, err := TempDir(purpose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what the test left is in %s", dir)
+			return
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -13,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
-	"github.com/tidemark-dev/tidemark/cmd/tidemark/fleet"
 	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
@@ -63,23 +63,11 @@ const warmUp = 3 * time.Second
 // RunCompleteness starts a durable embedded fleet, places orders at a steady
 // rate, and asks meanwhile how complete and how fresh the timeline says it is.
 func RunCompleteness(ctx context.Context, o CompletenessOptions) (result Completeness, err error) {
-	f, err := fleet.Start(ctx, fleet.Options{Dir: o.Dir, Durable: true})
+	_, to, stop, err := ownFleet(ctx, o.Dir)
 	if err != nil {
 		return result, err
 	}
-	defer func() {
-		if stopErr := f.Stop(); err == nil {
-			err = stopErr
-		}
-	}()
-	to, err := client.Dial(client.Addresses{
-		Order: f.Addr(fleet.Order), Payment: f.Addr(fleet.Payment), Shipment: f.Addr(fleet.Shipment),
-		Timeline: f.Addr(fleet.Timeline), Operations: f.Addr(fleet.Operations),
-	})
-	if err != nil {
-		return result, err
-	}
-	defer func() { _ = to.Close() }()
+	defer func() { err = errors.Join(err, stop()) }()
 
 	load := &steadyLoad{to: to}
 	started := time.Now()

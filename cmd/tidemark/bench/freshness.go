@@ -5,6 +5,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -14,7 +15,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/client"
-	"github.com/tidemark-dev/tidemark/cmd/tidemark/fleet"
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/traffic"
 	commercev1 "github.com/tidemark-dev/tidemark/proto/commerce/v1"
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
@@ -66,23 +66,11 @@ type Freshness struct {
 // if asked, a carrier, and measures how long after it was due an order is visible in the
 // timeline to a reader who demands it.
 func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, err error) {
-	f, err := fleet.Start(ctx, fleet.Options{Dir: o.Dir, Durable: true})
+	_, to, stop, err := ownFleet(ctx, o.Dir)
 	if err != nil {
 		return result, err
 	}
-	defer func() {
-		if stopErr := f.Stop(); err == nil {
-			err = stopErr
-		}
-	}()
-	to, err := client.Dial(client.Addresses{
-		Order: f.Addr(fleet.Order), Payment: f.Addr(fleet.Payment), Shipment: f.Addr(fleet.Shipment),
-		Timeline: f.Addr(fleet.Timeline), Operations: f.Addr(fleet.Operations),
-	})
-	if err != nil {
-		return result, err
-	}
-	defer func() { _ = to.Close() }()
+	defer func() { err = errors.Join(err, stop()) }()
 
 	var count traffic.Count
 	carrying, stopCarrier := context.WithCancel(ctx)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -92,23 +93,11 @@ func RunProcess(ctx context.Context, o ProcessOptions) (result Process, err erro
 
 func (o ProcessOptions) embedded(ctx context.Context, result *Process) (err error) {
 	o.Progress("starting a fleet")
-	f, err := fleet.Start(ctx, fleet.Options{Dir: o.Dir + "/embedded", Durable: true})
+	f, to, stop, err := ownFleet(ctx, o.Dir+"/embedded")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if stopErr := f.Stop(); err == nil {
-			err = stopErr
-		}
-	}()
-	to, err := client.Dial(client.Addresses{
-		Order: f.Addr(fleet.Order), Payment: f.Addr(fleet.Payment), Shipment: f.Addr(fleet.Shipment),
-		Timeline: f.Addr(fleet.Timeline), Operations: f.Addr(fleet.Operations),
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = to.Close() }()
+	defer func() { err = errors.Join(err, stop()) }()
 	if o.Orders > 0 {
 		o.Progress(fmt.Sprintf("%d orders from place to completed", o.Orders))
 		before, started := fleetCPU(), time.Now()

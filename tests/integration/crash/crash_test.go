@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"flag"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -32,17 +31,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	t.Logf("seed %d", *seed)
 	choice := rand.New(rand.NewPCG(*seed, 1))
 
-	dir, err := testkit.TempDir("crash")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("logs are in %s", dir)
-			return
-		}
-		_ = os.RemoveAll(dir)
-	})
+	dir := testkit.Dir(t, "crash")
 	parts := processes.Parts()
 	w := processes.Start(t, processes.Options{Dir: dir, Parts: parts, Base: processes.FreeBase(t)})
 	ctx := t.Context()

@@ -185,11 +185,7 @@ func metricNames(expression string) []string {
 // scrape runs a fleet, uses it, and returns the names of all exported series.
 func scrape(t *testing.T) map[string]bool {
 	t.Helper()
-	dir, err := testkit.TempDir("deploy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := testkit.Dir(t, "deploy")
 	urls := map[string]string{}
 	for _, part := range fleet.AllParts() {
 		if part != fleet.Postgres && part != fleet.Broker && part != fleet.Registry {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -34,7 +33,7 @@ func (w *world) rest(ctx context.Context) {
 	w.t.Errorf("not at rest after %s: %s", settle, state)
 	var order, step, outcome string
 	var attempts int
-	w.rows(ctx, "order", `SELECT instance_id, step, attempts, outcome FROM process_command WHERE status = 'pending' LIMIT 20`,
+	w.Rows(ctx, "order", `SELECT instance_id, step, attempts, outcome FROM process_command WHERE status = 'pending' LIMIT 20`,
 		[]any{&order, &step, &attempts, &outcome}, func() { w.t.Logf("order %s: %s, %d attempts, %s", order, step, attempts, outcome) })
 }
 
@@ -75,7 +74,7 @@ func (w *world) journal(ctx context.Context, source string) map[identity]string 
 	facts := map[identity]string{}
 	var id identity
 	var event string
-	w.rows(ctx, source, `SELECT aggregate_type, aggregate_id, version, event_id::text FROM journal`,
+	w.Rows(ctx, source, `SELECT aggregate_type, aggregate_id, version, event_id::text FROM journal`,
 		[]any{&id.aggregate.Type, &id.aggregate.ID, &id.version, &event}, func() { facts[id] = event })
 	return facts
 }
@@ -156,7 +155,7 @@ func (w *world) applied(ctx context.Context, view string, heads map[event.Aggreg
 	schema := w.tables(ctx, view)
 	stands := map[string]int64{}
 	var text []byte
-	w.rows(ctx, view, fmt.Sprintf(`SELECT applied FROM %s.state`, schema), []any{&text}, func() {
+	w.Rows(ctx, view, fmt.Sprintf(`SELECT applied FROM %s.state`, schema), []any{&text}, func() {
 		var doc struct {
 			Aggregates map[string]struct {
 				Version int64  `json:"v"`
@@ -182,25 +181,8 @@ func (w *world) applied(ctx context.Context, view string, heads map[event.Aggreg
 		w.t.Errorf("%s knows %d aggregates, committed are %d", view, len(stands), len(heads))
 	}
 	var parked int64
-	w.rows(ctx, view, fmt.Sprintf(`SELECT count(*) FROM %s.parked`, schema), []any{&parked}, func() {})
+	w.Rows(ctx, view, fmt.Sprintf(`SELECT count(*) FROM %s.parked`, schema), []any{&parked}, func() {})
 	if parked != int64(len(w.foreign)) {
 		w.t.Errorf("%s: %d records are parked, %d foreign ones were published", view, parked, len(w.foreign))
-	}
-}
-
-// rows reads the answer to a query, row by row.
-func (w *world) rows(ctx context.Context, part, sql string, into []any, each func()) {
-	w.t.Helper()
-	conn, err := w.Connect(ctx, part)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	rows, err := conn.Query(ctx, sql)
-	if err != nil {
-		w.t.Fatalf("%s: %v", part, err)
-	}
-	if _, err := pgx.ForEachRow(rows, into, func() error { each(); return nil }); err != nil {
-		w.t.Fatalf("%s: %v", part, err)
 	}
 }

@@ -77,17 +77,7 @@ func open(t *testing.T) *world {
 		*seed = rand.Uint64()
 	}
 	t.Logf("seed %d", *seed)
-	dir, err := testkit.TempDir("faults")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("logs are in %s", dir)
-			return
-		}
-		_ = os.RemoveAll(dir)
-	})
+	dir := testkit.Dir(t, "faults")
 	base := processes.FreeBase(t)
 	behind := processes.FreeBase(t)
 	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}

@@ -71,7 +71,7 @@ func (w *world) armViews(ctx context.Context) {
 // tables is the schema of a read model's generation.
 func (w *world) tables(ctx context.Context, view string) (schema string) {
 	w.t.Helper()
-	w.rows(ctx, view, `SELECT schemaname FROM pg_tables WHERE tablename = 'state'`, []any{&schema}, func() {})
+	w.Rows(ctx, view, `SELECT schemaname FROM pg_tables WHERE tablename = 'state'`, []any{&schema}, func() {})
 	return schema
 }
 

@@ -7,8 +7,6 @@ import (
 	"maps"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	operationsv1 "github.com/tidemark-dev/tidemark/proto/operations/v1"
 	orderv1 "github.com/tidemark-dev/tidemark/proto/order/v1"
 )
@@ -239,7 +237,7 @@ func (w *world) commands(ctx context.Context, effects map[string][]effect) {
 	w.t.Helper()
 	status := map[string]string{}
 	var id, how string
-	w.rows(ctx, "order", `SELECT request_id::text, status FROM process_command WHERE target = 'payment'`, []any{&id, &how}, func() { status[id] = how })
+	w.Rows(ctx, "order", `SELECT request_id::text, status FROM process_command WHERE target = 'payment'`, []any{&id, &how}, func() { status[id] = how })
 	took := map[string]bool{}
 	for payment, all := range effects {
 		for _, e := range all {
@@ -272,14 +270,14 @@ func (w *world) views(ctx context.Context, books map[string]*book) {
 		}
 	}
 	var shown, back int64
-	w.rows(ctx, "operations", `SELECT coalesce(sum(captured), 0)::bigint, coalesce(sum(refunded), 0)::bigint FROM `+w.table(ctx, "operations", "money"),
+	w.Rows(ctx, "operations", `SELECT coalesce(sum(captured), 0)::bigint, coalesce(sum(refunded), 0)::bigint FROM `+w.table(ctx, "operations", "money"),
 		[]any{&shown, &back}, func() {})
 	if shown != captured || back != refunded {
 		w.t.Errorf("operations shows %d collected and %d given back; the payments say %d and %d", shown, back, captured, refunded)
 	}
 	var customer string
 	var net int64
-	w.rows(ctx, "timeline", `SELECT customer_id, sum(net)::bigint FROM `+w.table(ctx, "timeline", "spend")+` GROUP BY 1`, []any{&customer, &net}, func() {
+	w.Rows(ctx, "timeline", `SELECT customer_id, sum(net)::bigint FROM `+w.table(ctx, "timeline", "spend")+` GROUP BY 1`, []any{&customer, &net}, func() {
 		if net != spent[customer] {
 			w.t.Errorf("the timeline says that %s paid %d; the payments say %d", customer, net, spent[customer])
 		}
@@ -293,7 +291,7 @@ func (w *world) views(ctx context.Context, books map[string]*book) {
 
 func (w *world) table(ctx context.Context, view, name string) string {
 	var schema string
-	w.rows(ctx, view, `SELECT schemaname FROM pg_tables WHERE tablename = '`+name+`'`, []any{&schema}, func() {})
+	w.Rows(ctx, view, `SELECT schemaname FROM pg_tables WHERE tablename = '`+name+`'`, []any{&schema}, func() {})
 	return schema + "." + name
 }
 
@@ -303,7 +301,7 @@ func (w *world) read(ctx context.Context) map[string]*book {
 	books := map[string]*book{}
 	var id, customer, state, status, attention string
 	var text []byte
-	w.rows(ctx, "order", `SELECT o.id, o.customer_id, o.state_name, o.state, p.status, p.attention
+	w.Rows(ctx, "order", `SELECT o.id, o.customer_id, o.state_name, o.state, p.status, p.attention
 		  FROM orders AS o JOIN process_instance AS p ON p.id = o.id`, []any{&id, &customer, &state, &text, &status, &attention}, func() {
 		var doc struct {
 			Lines       []line
@@ -315,12 +313,12 @@ func (w *world) read(ctx context.Context) map[string]*book {
 	for id := range w.ids(ctx, "order", `SELECT instance_id FROM process_audit WHERE action = 'force'`) {
 		books[id].forced = true
 	}
-	w.rows(ctx, "payment", `SELECT order_id, state FROM payments`, []any{&id, &text}, func() {
+	w.Rows(ctx, "payment", `SELECT order_id, state FROM payments`, []any{&id, &text}, func() {
 		var p payment
 		w.decode(text, &p)
 		books[id].payments = append(books[id].payments, p)
 	})
-	w.rows(ctx, "shipment", `SELECT order_id, state FROM shipments`, []any{&id, &text}, func() {
+	w.Rows(ctx, "shipment", `SELECT order_id, state FROM shipments`, []any{&id, &text}, func() {
 		var p parcel
 		w.decode(text, &p)
 		books[id].parcels = append(books[id].parcels, p)
@@ -334,7 +332,7 @@ func (w *world) provider(ctx context.Context) map[string][]effect {
 	all := map[string][]effect{}
 	var id string
 	var e effect
-	w.rows(ctx, "payment", `SELECT payment_id, key, kind, amount, approved, calls FROM simulated_provider`,
+	w.Rows(ctx, "payment", `SELECT payment_id, key, kind, amount, approved, calls FROM simulated_provider`,
 		[]any{&id, &e.key, &e.kind, &e.amount, &e.approved, &e.calls}, func() { all[id] = append(all[id], e) })
 	return all
 }
@@ -343,22 +341,5 @@ func (w *world) decode(text []byte, into any) {
 	w.t.Helper()
 	if err := json.Unmarshal(text, into); err != nil {
 		w.t.Fatal(err)
-	}
-}
-
-// rows reads the answer to a query, row by row.
-func (w *world) rows(ctx context.Context, part, sql string, into []any, each func()) {
-	w.t.Helper()
-	conn, err := w.Connect(ctx, part)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	rows, err := conn.Query(ctx, sql)
-	if err != nil {
-		w.t.Fatalf("%s: %v", part, err)
-	}
-	if _, err := pgx.ForEachRow(rows, into, func() error { each(); return nil }); err != nil {
-		w.t.Fatalf("%s: %v", part, err)
 	}
 }

@@ -92,17 +92,7 @@ func open(t *testing.T) *world {
 		*bites = 1 + *orders/700
 	}
 	t.Logf("seed %d, %d orders", *seed, *orders)
-	dir, err := testkit.TempDir("fulfilment")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("logs are in %s", dir)
-			return
-		}
-		_ = os.RemoveAll(dir)
-	})
+	dir := testkit.Dir(t, "fulfilment")
 	front := processes.FreeBase(t)
 	behind := apart(t, front)
 	store := apart(t, front, behind)
@@ -120,13 +110,14 @@ func open(t *testing.T) *world {
 		Bases: map[string]int{"postgres": store, "payment": behind, "shipment": behind},
 	})
 	// Customers, carriers and clerks have lines of their own.
-	w.to, err = client.Dial(client.Addresses{
+	to, err := client.Dial(client.Addresses{
 		Order: processes.Address(front + 101), Payment: processes.Address(behind + 102), Shipment: processes.Address(behind + 103),
 		Timeline: processes.Address(front + 201), Operations: processes.Address(front + 202),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.to = to
 	t.Cleanup(func() { _ = w.to.Close() })
 	return w
 }

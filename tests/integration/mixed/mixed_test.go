@@ -61,17 +61,7 @@ func start(t *testing.T, ref string, old []string) *world {
 	if err := os.Chmod(filepath.Dir(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := testkit.TempDir("mixed")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("logs are in %s", dir)
-			return
-		}
-		_ = os.RemoveAll(dir)
-	})
+	dir := testkit.Dir(t, "mixed")
 	if ref == firstRelease { // its topics had eight partitions, and the count is fixed for ever
 		if err := errors.Join(os.Mkdir(filepath.Join(dir, "data"), 0o755), os.WriteFile(filepath.Join(dir, "data", "partitions"), []byte("8\n"), 0o644)); err != nil {
 			t.Fatal(err)

@@ -252,6 +252,23 @@ func (f *Fleet) Connect(ctx context.Context, database string) (*pgx.Conn, error)
 	return pgx.Connect(ctx, fmt.Sprintf("postgres://tidemark@127.0.0.1:%d/tidemark_%s?sslmode=disable", f.base("postgres")+432, database))
 }
 
+// Rows reads the answer of a part's database to a query, row by row.
+func (f *Fleet) Rows(ctx context.Context, database, sql string, into []any, each func()) {
+	f.t.Helper()
+	conn, err := f.Connect(ctx, database)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // what was asked for is read
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		f.t.Fatalf("%s: %v", database, err)
+	}
+	if _, err := pgx.ForEachRow(rows, into, func() error { each(); return nil }); err != nil {
+		f.t.Fatalf("%s: %v", database, err)
+	}
+}
+
 // Committed counts all events ever committed.
 func (f *Fleet) Committed(ctx context.Context) (int64, error) {
 	return f.sum(ctx, `SELECT count(*) FROM journal`)

@@ -5,7 +5,6 @@ package replicas
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,17 +41,7 @@ const (
 // whichever replica the balancer picks, while each replica is restarted in
 // turn, and one is killed: no call fails, and nobody sees time go backwards.
 func TestRollingRestartFailsNoQuery(t *testing.T) {
-	dir, err := testkit.TempDir("replicas")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("logs are in %s", dir)
-			return
-		}
-		_ = os.RemoveAll(dir)
-	})
+	dir := testkit.Dir(t, "replicas")
 	w := open(t, dir)
 	a, b := w.replicas[0], w.replicas[1]
 	a.start()
