@@ -38,7 +38,9 @@ func (l leases) due(trusted time.Time) bool { return time.Until(trusted) < l.ttl
 const sessionHolder = "session:"
 
 const (
-	showAlive = `SELECT pg_advisory_lock(hashtextextended($1, 0))`
+	// showAlive shares the lock: the server may take a connection that was cut for
+	// alive for hours, and the relay's next session must not wait for that.
+	showAlive = `SELECT pg_advisory_lock_shared(hashtextextended($1, 0))`
 	// died is true of a holder whose session has ended. It takes the lock for the
 	// moment of the statement.
 	died = `(holder LIKE '` + sessionHolder + `%' AND pg_try_advisory_xact_lock(hashtextextended(holder, 0)))`

@@ -325,6 +325,13 @@ func TestTheLeasesOfTheDeadAreNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.exec(`INSERT INTO relay_member VALUES ($1, clock_timestamp() + interval '1 minute')`, doomed.leases.holder)
+	bounded, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	again, err := doomed.session(bounded) // while the server still takes the one before for alive
+	if err != nil {
+		t.Fatalf("another session of the same relay: %v", err)
+	}
+	closeSession(t.Context(), again)
 	next := f.relay()
 	if got, err := next.leases.acquire(t.Context(), []int32{}, partitions); err != nil || len(got) != 0 {
 		t.Fatalf("took %v from a relay that lives, %v", got, err)
