@@ -44,12 +44,12 @@ func TestScannedVersionsAreThoseThatWereWritten(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-json +scanned):\n%s", text, diff)
 		}
-		if _, ok := scanApplied(text); ok {
+		if _, ok := scanApplied(string(text)); ok {
 			scanned++
 		}
 		if len(text) > 2 {
 			cut := rapid.IntRange(0, len(text)-1).Draw(t, "cut")
-			if doc, ok := scanApplied(text[:cut]); ok {
+			if doc, ok := scanApplied(string(text[:cut])); ok {
 				t.Errorf("%s was cut short and read as %v", text[:cut], doc)
 			}
 		}
@@ -68,7 +68,7 @@ func TestVersionsTakeTheShortWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := scanApplied(text); !ok {
+	if _, ok := scanApplied(string(text)); !ok {
 		t.Errorf("%s goes through encoding/json", text)
 	}
 }

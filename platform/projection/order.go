@@ -60,7 +60,7 @@ func openOrder[S any](id string, bytes encoded) (*order[S], error) {
 }
 
 func openApplied(bytes []byte) (appliedDoc, error) {
-	if doc, ok := scanApplied(bytes); ok {
+	if doc, ok := scanApplied(string(bytes)); ok {
 		return doc, nil
 	}
 	var doc appliedDoc

@@ -48,8 +48,10 @@ type question struct {
 	demand
 	known      string // the etag that the caller has
 	order      string
-	partition  int32 // of the order; -1 if the answer is about many
-	queue      func(*pgx.Batch)
+	partition  int32            // of the order; -1 if the answer is about many
+	queue      func(*pgx.Batch) // may be nil
+	oneText    string           // see OneText
+	text       **string
 	what       string // see OrNotFound
 	exists     func(*freshnessv1.Freshness) bool
 	passed     **time.Time
@@ -79,10 +81,19 @@ func InGeneration(name string) ReadOption {
 	return func(q *question) { q.generation = name }
 }
 
+// OneText has the read find one text of the order it is about: query is a select
+// of one column that gives at most one row, with the order's id as $1. into is nil
+// if it gives none. A read with nothing else to do is one statement, which
+// is the cheapest there is.
+func OneText(query string, into **string) ReadOption {
+	return func(q *question) { q.oneText, q.text = query, into }
+}
+
 // Read answers a query. queue adds the query's statements to a batch; they, the
 // freshness and the demand's check share one snapshot of one generation and one
 // round trip. Their results are taken by the callbacks of [pgx.QueuedQuery];
-// queue may be called more than once, each time for a new answer from nothing.
+// queue may be called more than once, each time for a new answer from nothing,
+// and is nil if options ask for all there is.
 // order names the order that the answer is about, or is empty for an answer
 // over many orders.
 //
@@ -138,13 +149,10 @@ func (p *Projection[S]) meet(ctx context.Context, q *question) (*answer, error) 
 	}
 }
 
-const (
-	readOne  = `SELECT applied FROM state WHERE order_id = $1`
-	readMany = `SELECT m.aggregate_type, m.aggregate_id, s.applied
-		FROM unnest($1::text[], $2::text[]) AS u(t, i)
-		JOIN member m ON m.aggregate_type = u.t AND m.aggregate_id = u.i
-		JOIN state s ON s.order_id = m.order_id`
-)
+const readMany = `SELECT m.aggregate_type, m.aggregate_id, s.applied
+	FROM unnest($1::text[], $2::text[]) AS u(t, i)
+	JOIN member m ON m.aggregate_type = u.t AND m.aggregate_id = u.i
+	JOIN state s ON s.order_id = m.order_id`
 
 // found is what a snapshot says of the copy itself.
 type found struct {
@@ -183,11 +191,7 @@ func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, err
 		return nil, p.rebuilding(from)
 	}
 	got := found{tokens: map[event.Aggregate]tokenRow{}}
-	batch := &pgx.Batch{}
-	from.from.queue(batch, q.partition, &got.known)
-	got.queue(batch, q)
-	q.queue(batch)
-	if err := from.from.pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := got.read(ctx, from.from, q); err != nil {
 		if next := p.bound(q.generation); errors.Is(err, puddle.ErrClosedPool) && (next == nil || next.from != from.from) {
 			return p.snapshot(ctx, q) // another one answers since this read was bound
 		}
@@ -205,24 +209,59 @@ func (p *Projection[S]) partitionOf(order string) int32 {
 	return event.PartitionOf(order, p.cfg.Kafka.PartitionCount())
 }
 
-// queue adds the statements that say what is applied.
-func (f *found) queue(b *pgx.Batch, q *question) {
-	if q.order != "" {
-		b.Queue(readOne, q.order).Query(func(rows pgx.Rows) error {
-			var text []byte
-			_, err := pgx.ForEachRow(rows, []any{&text}, func() error {
-				doc, err := openApplied(text)
-				f.entity = &doc
-				return err
-			})
-			return err
-		})
+// read runs all statements of a read: one by itself, or a pipeline.
+func (f *found) read(ctx context.Context, from *snapshots, q *question) error {
+	before := from.last.Load()
+	sql, args := before.statement(q)
+	batch := &pgx.Batch{}
+	f.queueTokens(batch, q.tokens)
+	if q.queue != nil {
+		q.queue(batch)
 	}
-	if len(q.tokens) == 0 {
+	take := func(r pgx.Row) error { return f.take(r, from, before, q) }
+	if batch.Len() == 0 {
+		return take(from.pool.QueryRow(ctx, sql, args...))
+	}
+	batch.Queue(sql, args...).QueryRow(take)
+	return from.pool.SendBatch(ctx, batch).Close()
+}
+
+// take reads the row that the kernel asked for.
+func (f *found) take(r pgx.Row, from *snapshots, before *known, q *question) error {
+	var changed, applied []byte
+	into := []any{&changed}
+	if q.order != "" {
+		if into = append(into, &applied); q.oneText != "" {
+			into = append(into, q.text)
+		}
+	}
+	if err := r.Scan(into...); err != nil {
+		return err
+	}
+	var err error
+	if f.known, err = before.with(changed); err != nil {
+		return err
+	}
+	if f.known != before {
+		from.note(f.known)
+	}
+	if applied != nil {
+		doc, err := openApplied(applied)
+		if err != nil {
+			return err
+		}
+		f.entity = &doc
+	}
+	return nil
+}
+
+// queueTokens adds the statement that says what is applied of demanded writes.
+func (f *found) queueTokens(b *pgx.Batch, tokens []event.Token) {
+	if len(tokens) == 0 {
 		return
 	}
 	var types, ids []string
-	for _, t := range q.tokens {
+	for _, t := range tokens {
 		types, ids = append(types, t.Type), append(ids, t.ID)
 	}
 	b.Queue(readMany, types, ids).Query(func(rows pgx.Rows) error {

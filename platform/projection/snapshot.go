@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-dev/tidemark/platform/postgres"
@@ -59,12 +58,28 @@ func nothingKnown(partitions int32) *known {
 	return &known{partitions: slices.Repeat([]knownMarks{{revision: -1}}, int(partitions))}
 }
 
+// Everything that the kernel reads for an answer is one row. What changed is the
+// marks of positions that have moved, or NULL; a list, because JSON costs only
+// when there is some.
 const (
-	changedMarks = `SELECT p.partition, p.revision, pg_postmaster_start_time(), m.source, m.epoch, m.as_of, p.books -> 's' -> m.source
+	selectChanged = `SELECT (SELECT json_agg(json_build_object('p', p.partition, 'r', p.revision, 'u', pg_postmaster_start_time(),
+			's', m.source, 'e', m.epoch, 'a', m.as_of, 'b', p.books -> 's' -> m.source))
 		FROM position p LEFT JOIN source_mark m ON m.partition = p.partition WHERE `
-	changedOne  = changedMarks + `p.partition = $1 AND (p.revision <> $2 OR pg_postmaster_start_time() <> $3)`
-	changedMany = changedMarks + `p.revision <> ($1::bigint[])[p.partition + 1] OR pg_postmaster_start_time() <> $2`
+	selectOne = selectChanged + `p.partition = $2 AND (p.revision <> $3 OR pg_postmaster_start_time() <> $4)),
+		(SELECT applied FROM state WHERE order_id = $1)`
+	selectMany = selectChanged + `p.revision <> ($1::bigint[])[p.partition + 1] OR pg_postmaster_start_time() <> $2)`
 )
+
+// changedMark is one of them; without a source, its partition has none.
+type changedMark struct {
+	Partition int32     `json:"p"`
+	Revision  int64     `json:"r"`
+	Server    time.Time `json:"u"`
+	Source    *string   `json:"s"`
+	Epoch     string    `json:"e"`
+	AsOf      time.Time `json:"a"`
+	Book      *book     `json:"b"`
+}
 
 // of are the marks of a source, of one partition, or of all if it is negative.
 func (k *known) of(partition int32, source string) iter.Seq[*markRow] {
@@ -83,66 +98,51 @@ func (k *known) of(partition int32, source string) iter.Seq[*markRow] {
 	}
 }
 
-// queue adds the statement that reads the marks of a partition, or of all if it
-// is negative, as far as they changed. now is what they are in the batch's
-// snapshot.
-func (s *snapshots) queue(b *pgx.Batch, partition int32, now **known) {
-	before := s.last.Load()
-	*now = before
-	var changed *pgx.QueuedQuery
-	if partition >= 0 {
-		changed = b.Queue(changedOne, partition, before.partitions[partition].revision, before.server)
-	} else {
-		revisions := make([]int64, len(before.partitions))
-		for i, of := range before.partitions {
-			revisions[i] = of.revision
+// statement is the one that reads what q wants from the kernel, with what is
+// remembered of marks taken into account.
+func (k *known) statement(q *question) (sql string, args []any) {
+	if q.order != "" {
+		sql, args = selectOne, []any{q.order, q.partition, k.partitions[q.partition].revision, k.server}
+		if q.oneText != "" {
+			sql += ", (" + q.oneText + ")"
 		}
-		changed = b.Queue(changedMany, revisions, before.server)
+		return sql, args
 	}
-	changed.Query(func(rows pgx.Rows) error {
-		after, err := before.with(rows)
-		if err != nil || after == before {
-			return err
-		}
-		*now = after
-		s.note(after)
-		return nil
-	})
+	revisions := make([]int64, len(k.partitions))
+	for i, of := range k.partitions {
+		revisions[i] = of.revision
+	}
+	return selectMany, []any{revisions, k.server}
 }
 
-// with returns what is known after the rows of changed marks.
-func (k *known) with(rows pgx.Rows) (*known, error) {
-	next := k
-	var partition int32
-	var revision int64
-	var server time.Time
-	var source, epoch *string
-	var asOf *time.Time
-	var text []byte
-	_, err := pgx.ForEachRow(rows, []any{&partition, &revision, &server, &source, &epoch, &asOf, &text}, func() error {
-		if next == k || !next.server.Equal(server) {
-			next = &known{server: server, partitions: slices.Clone(k.partitions)}
-			if !server.Equal(k.server) {
-				next.partitions = nothingKnown(int32(len(k.partitions))).partitions
-			}
+// with returns what is known with changed marks, which are JSON or nothing.
+func (k *known) with(changed []byte) (*known, error) {
+	if changed == nil {
+		return k, nil
+	}
+	var marks []changedMark
+	if err := json.Unmarshal(changed, &marks); err != nil {
+		return nil, fmt.Errorf("read what was counted: %w", err)
+	}
+	next := &known{server: marks[0].Server, partitions: slices.Clone(k.partitions)}
+	if !next.server.Equal(k.server) {
+		next.partitions = nothingKnown(int32(len(k.partitions))).partitions
+	}
+	for _, c := range marks {
+		at := &next.partitions[c.Partition]
+		if at.revision != c.Revision {
+			*at = knownMarks{revision: c.Revision}
 		}
-		at := &next.partitions[partition]
-		if at.revision != revision {
-			*at = knownMarks{revision: revision}
+		if c.Source == nil {
+			continue
 		}
-		if source == nil {
-			return nil
-		}
-		m := markRow{partition: partition, source: *source, epoch: *epoch, asOf: *asOf, book: book{State: unproven, Reason: "not compared yet"}}
-		if text != nil {
-			if err := json.Unmarshal(text, &m.book); err != nil {
-				return fmt.Errorf("read what was counted: %w", err)
-			}
+		m := markRow{partition: c.Partition, source: *c.Source, epoch: c.Epoch, asOf: c.AsOf, book: book{State: unproven, Reason: "not compared yet"}}
+		if c.Book != nil {
+			m.book = *c.Book
 		}
 		at.marks = append(at.marks, m)
-		return nil
-	})
-	return next, err
+	}
+	return next, nil
 }
 
 // note remembers what a snapshot showed. Of two of one server, the later of each

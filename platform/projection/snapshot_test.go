@@ -1,11 +1,14 @@
 package projection_test
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+
+	"github.com/tidemark-dev/tidemark/platform/projection"
 )
 
 // A commit between two statements of a read shows in none of them.
@@ -108,5 +111,27 @@ func TestAReadOutlivesTheGenerationItWasBoundTo(t *testing.T) {
 	})
 	if err != nil || bound != 2 || len(f.GetEntityVersions()) != 1 {
 		t.Errorf("%v, %v, bound %d times", f, err, bound)
+	}
+}
+
+// The one text that an answer needs comes with the versions it goes by, alone or
+// in a pipeline with what the caller's writes are checked by.
+func TestOneText(t *testing.T) {
+	s := fresh(t)
+	l := newTopics()
+	for version := int64(1); version <= 2; version++ {
+		f := fact("o", "order/o", version, nil)
+		s.handle(l.facts(f)...)
+		for _, options := range []*freshnessv1.ReadOptions{nil, demand(ample, f)} {
+			text := new(string)
+			const query = "SELECT applied -> 'a' -> 'order/o' ->> 'v' FROM state WHERE order_id = $1"
+			got, err := s.Read(t.Context(), options, "o", nil, projection.OneText(query, &text))
+			if err != nil || text == nil || *text != strconv.FormatInt(version, 10) || got.GetEntityVersions()[0].GetVersion() != version {
+				t.Fatalf("%v, %v, %v: want version %d", text, got, err, version)
+			}
+			if _, err := s.Read(t.Context(), options, "unknown", nil, projection.OneText(query, &text)); err != nil || text != nil {
+				t.Fatalf("%v, %v: want nothing", text, err)
+			}
+		}
 	}
 }

@@ -41,19 +41,15 @@ func CauseOf(ctx context.Context) Cause {
 // causeFromMetadata reads the cause that a caller sent. Ids that are too long
 // or not printable are dropped: they would go into headers.
 func causeFromMetadata(ctx context.Context) context.Context {
-	md, ok := metadata.FromIncomingContext(ctx)
-	if !ok {
-		return ctx
-	}
-	c := Cause{CausationID: first(md, CausationKey), CorrelationID: first(md, CorrelationKey)}
+	c := Cause{CausationID: first(ctx, CausationKey), CorrelationID: first(ctx, CorrelationKey)}
 	if c == (Cause{}) {
 		return ctx
 	}
 	return WithCause(ctx, c)
 }
 
-func first(md metadata.MD, key string) string {
-	values := md.Get(key)
+func first(ctx context.Context, key string) string {
+	values := metadata.ValueFromIncomingContext(ctx, key)
 	if len(values) == 0 || len(values[0]) > maxID {
 		return ""
 	}

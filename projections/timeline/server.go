@@ -30,15 +30,19 @@ type server struct {
 
 // GetOrderStatus implements timeline.v1.TimelineService.
 func (s *server) GetOrderStatus(ctx context.Context, r *timelinev1.GetOrderStatusRequest) (*timelinev1.GetOrderStatusResponse, error) {
-	var found *Document
-	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) { queueOrder(b, r.GetOrderId(), &found) },
+	var found *string
+	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), nil, projection.OneText(selectOrder, &found),
 		projection.OrNotFound("order "+r.GetOrderId(), func(*freshnessv1.Freshness) bool { return found != nil }))
 	if err != nil {
 		return nil, err
 	}
 	answer := &timelinev1.GetOrderStatusResponse{Freshness: f}
 	if !f.GetNotModified() {
-		answer.Order = found.proto()
+		doc, err := openDocument(*found)
+		if err != nil {
+			return nil, err
+		}
+		answer.Order = doc.proto()
 	}
 	return answer, nil
 }
@@ -110,15 +114,19 @@ func (s *server) WatchOrder(r *timelinev1.WatchOrderRequest, stream grpc.ServerS
 	defer changes.Close()
 	var last *freshnessv1.Freshness
 	for {
-		var found *Document
-		f, err := s.copy.Read(ctx, nil, r.GetOrderId(), func(b *pgx.Batch) { queueOrder(b, r.GetOrderId(), &found) })
+		var found *string
+		f, err := s.copy.Read(ctx, nil, r.GetOrderId(), nil, projection.OneText(selectOrder, &found))
 		if err != nil {
 			return err
 		}
 		if last == nil || last.GetEtag() != f.GetEtag() {
 			now := &timelinev1.WatchOrderResponse{Freshness: f}
 			if found != nil {
-				now.Order = found.proto()
+				doc, err := openDocument(*found)
+				if err != nil {
+					return err
+				}
+				now.Order = doc.proto()
 			}
 			if err := stream.Send(now); err != nil {
 				return err

@@ -1,8 +1,6 @@
 package timeline
 
 import (
-	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -17,26 +15,15 @@ import (
 
 const selectOrder = `SELECT document FROM orders WHERE order_id = $1`
 
-func queueOrder(b *pgx.Batch, id string, found **Document) {
-	b.Queue(selectOrder, id).Query(func(rows pgx.Rows) error {
-		*found = nil
-		docs, err := documents(rows)
-		if len(docs) == 1 {
-			*found = &docs[0]
-		}
-		return err
-	})
-}
-
 func documents(rows pgx.Rows) ([]Document, error) {
 	var docs []Document
-	var text []byte
+	var text string
 	_, err := pgx.ForEachRow(rows, []any{&text}, func() error {
-		var d Document
-		if err := json.Unmarshal(text, &d); err != nil {
-			return fmt.Errorf("read the document of an order: %w", err)
+		d, err := openDocument(text)
+		if err != nil {
+			return err
 		}
-		docs = append(docs, d)
+		docs = append(docs, *d)
 		return nil
 	})
 	return docs, err
