@@ -17,7 +17,6 @@ import (
 	"github.com/tidemark-dev/tidemark/schemas/control"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 	"github.com/tidemark-dev/tidemark/schemas/internal/lock"
-	"github.com/tidemark-dev/tidemark/schemas/internal/native"
 )
 
 //go:embed avro ids.lock
@@ -74,21 +73,6 @@ type Record interface {
 	ToNative() (map[string]any, error)
 	// FromNative sets the record from what goavro read.
 	FromNative(value any) error
-}
-
-// FromBytes sets an empty record from bare Avro of the version it is written with,
-// as FromNative would set it from what goavro makes of the same bytes, at a
-// fraction of the price. If it reports false, the record is half set, and goavro
-// and FromNative say what is wrong, or that nothing is: not every record can be
-// read this way.
-func FromBytes(record Record, bare []byte) bool {
-	reader, ok := record.(interface{ ReadAvro(*native.Bytes) })
-	if !ok {
-		return false
-	}
-	b := native.NewBytes(bare)
-	reader.ReadAvro(b)
-	return b.Done()
 }
 
 // Upcaster lifts an event from its version to the next, in goavro's native

@@ -31,9 +31,6 @@ func dense(node *tavro.SchemaNode, present bool, items int) []byte {
 		}
 		return join(long(1), dense(&node.Branches[1], present, items))
 	case "array":
-		if items == 0 {
-			return []byte{0}
-		}
 		bare := long(int64(items))
 		for range items {
 			bare = append(bare, dense(node.Items, present, 1)...)

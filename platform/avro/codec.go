@@ -131,16 +131,6 @@ func (c *Codec) decode(w *writer, bare []byte) (event.Body, error) {
 	if err := w.shape.check(bare); err != nil {
 		return nil, poison(Undecodable, fmt.Errorf("%s: %w", w.Key, err))
 	}
-	if c.byKey[w.Key] == w && w.next == nil {
-		if record := c.set.New(w.Name); schemas.FromBytes(record, bare) {
-			return record, nil
-		}
-	}
-	return c.viaNative(w, bare)
-}
-
-// viaNative reads bytes of any version, and says what is wrong with them.
-func (c *Codec) viaNative(w *writer, bare []byte) (event.Body, error) {
 	decoded, _, err := w.goavro.NativeFromBinary(bare)
 	if err != nil {
 		return nil, poison(Undecodable, fmt.Errorf("%s: %w", w.Key, err))

@@ -86,27 +86,6 @@ func (v *ControlRecord) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ControlRecord) ReadAvro(b *native.Bytes) {
-	v.Source = b.String()
-	v.Epoch = b.String()
-	v.PredecessorEpoch = b.NullString()
-	v.Partition = b.Int()
-	v.Number = b.Long()
-	v.Term = b.Long()
-	v.Kind = atControlKind(b.Index(2))
-	v.Count = b.Long()
-	b.Fixed(v.Hash[:])
-	v.MinSequence = b.Long()
-	v.MaxSequence = b.Long()
-	v.AsOf = b.Time()
-	v.BlockedCount = b.Long()
-	v.BlockedSince = b.NullTime()
-	v.Blocked = b.Strings(32)
-	v.DataTopicID = b.String()
-	v.DataEndOffset = b.Long()
-}
-
 // FactVoided is the value that stands where a fact stood that could not be sent and was released by an operator. It has that fact's identity and means nothing to the business.
 type FactVoided struct {
 	OriginalName    string    // Name of the fact that was released, for instance OrderPlaced.
@@ -149,15 +128,6 @@ func (v *FactVoided) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *FactVoided) ReadAvro(b *native.Bytes) {
-	v.OriginalName = b.String()
-	v.OriginalVersion = b.Int()
-	v.Reason = b.String()
-	v.Actor = b.String()
-	v.VoidedAt = b.Time()
-}
-
 // ControlKind is what a control record is for.
 type ControlKind string
 
@@ -166,15 +136,6 @@ const (
 	ControlKindOpening ControlKind = "OPENING" // the first record of an epoch in a partition
 	ControlKindTotals  ControlKind = "TOTALS"  // the running totals
 )
-
-// atControlKind is the symbol at a place of the schema.
-func atControlKind(place int) ControlKind {
-	switch place {
-	case 1:
-		return ControlKindTotals
-	}
-	return ControlKindOpening
-}
 
 // Valid reports whether the value is one of the symbols.
 func (v ControlKind) Valid() bool {

@@ -73,21 +73,6 @@ func (v *OrderAmended) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderAmended) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.Lines = native.ReadNullList[OrderLine](b, native.MaxItems)
-	v.ShippingFee = native.ReadNullRecord[Money](b)
-	v.Total.ReadAvro(b)
-	v.Address = native.ReadNullRecord[Address](b)
-	v.PromisedAt = b.NullTime()
-	v.PaymentPlan = native.ReadNullList[PlannedPayment](b, native.MaxItems)
-	v.Note = b.String()
-}
-
 // OrderAttentionSettled says: fulfilment of an order needs nobody any more.
 type OrderAttentionSettled struct {
 	OrderID       string // The order this is about.
@@ -130,14 +115,6 @@ func (v *OrderAttentionSettled) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderAttentionSettled) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
 }
 
 // OrderCancelled says: the order will not be carried out.
@@ -190,16 +167,6 @@ func (v *OrderCancelled) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderCancelled) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.Reason = atCancelReason(b.Index(6))
-	v.Note = b.String()
-}
-
 // OrderCompleted says: the order is done: delivered and paid.
 type OrderCompleted struct {
 	OrderID       string // The order this is about.
@@ -242,14 +209,6 @@ func (v *OrderCompleted) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderCompleted) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
 }
 
 // OrderConfirmed says: we took the order on.
@@ -297,15 +256,6 @@ func (v *OrderConfirmed) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderConfirmed) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PromisedAt = b.NullTime()
 }
 
 // OrderHeld says: work on an order was stopped for a while.
@@ -358,16 +308,6 @@ func (v *OrderHeld) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderHeld) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.Reason = b.String()
-	v.Note = b.String()
-}
-
 // OrderNeedsAttention says: fulfilment of an order does not go on, or not well, unless a person acts. A later one replaces it.
 type OrderNeedsAttention struct {
 	OrderID       string // The order this is about.
@@ -416,16 +356,6 @@ func (v *OrderNeedsAttention) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderNeedsAttention) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.Reason = b.String()
-	v.Step = b.String()
 }
 
 // OrderPlaced says: a customer placed an order.
@@ -499,23 +429,6 @@ func (v *OrderPlaced) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderPlaced) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.Fulfilment = atFulfilment(b.Index(2))
-	v.Channel = b.String()
-	v.Lines = native.ReadList[OrderLine](b, native.MaxItems)
-	v.ShippingFee.ReadAvro(b)
-	v.Total.ReadAvro(b)
-	v.Contact = native.ReadNullRecord[Contact](b)
-	v.Address = native.ReadNullRecord[Address](b)
-	v.PromisedAt = b.NullTime()
-	v.PaymentPlan = native.ReadList[PlannedPayment](b, native.MaxItems)
-}
-
 // OrderReleased says: work on a held order goes on.
 type OrderReleased struct {
 	OrderID       string // The order this is about.
@@ -561,13 +474,4 @@ func (v *OrderReleased) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderReleased) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.Note = b.String()
 }

@@ -67,19 +67,6 @@ func (v *PaymentAuthorized) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentAuthorized) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.ProviderReference = b.String()
-	v.ExpiresAt = b.NullTime()
-}
-
 // PaymentCaptured says: reserved money was taken, in whole or in part.
 type PaymentCaptured struct {
 	OrderID       string        // The order this is about.
@@ -137,19 +124,6 @@ func (v *PaymentCaptured) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentCaptured) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.TotalCaptured.ReadAvro(b)
-	v.ShipmentID = b.NullString()
 }
 
 // PaymentCorrected says: it turned out later that another amount had been taken.
@@ -214,20 +188,6 @@ func (v *PaymentCorrected) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentCorrected) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Method = atPaymentMethod(b.Index(5))
-	v.PreviousCaptured.ReadAvro(b)
-	v.CorrectedCaptured.ReadAvro(b)
-	v.EffectiveAt = b.Time()
-	v.Reason = b.String()
-}
-
 // PaymentDeclined says: the provider refused.
 type PaymentDeclined struct {
 	OrderID       string        // The order this is about.
@@ -290,20 +250,6 @@ func (v *PaymentDeclined) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentDeclined) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.ReasonCode = b.String()
-	v.Message = b.String()
-	v.Retryable = b.Bool()
-}
-
 // PaymentRefunded says: taken money was given back, in whole or in part.
 type PaymentRefunded struct {
 	OrderID       string        // The order this is about.
@@ -361,19 +307,6 @@ func (v *PaymentRefunded) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentRefunded) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.TotalRefunded.ReadAvro(b)
-	v.Reason = b.String()
 }
 
 // PaymentRequested says: a payment attempt is about to be sent to the provider.
@@ -438,20 +371,6 @@ func (v *PaymentRequested) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentRequested) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Fulfilment = atFulfilment(b.Index(2))
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.Installments = b.Int()
-	v.Provider = b.String()
-}
-
 // PaymentVoided says: the rest of the reservation was let go.
 type PaymentVoided struct {
 	OrderID       string        // The order this is about.
@@ -506,16 +425,4 @@ func (v *PaymentVoided) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PaymentVoided) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.PaymentID = b.String()
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.Reason = b.String()
 }

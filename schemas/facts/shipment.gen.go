@@ -58,16 +58,6 @@ func (v *ShipmentCancelled) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentCancelled) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Reason = b.String()
-}
-
 // ShipmentDelayed says: it will arrive at another time than expected.
 type ShipmentDelayed struct {
 	OrderID            string     // The order this is about.
@@ -124,18 +114,6 @@ func (v *ShipmentDelayed) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentDelayed) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.ExpectedAt = b.Time()
-	v.PreviousExpectedAt = b.NullTime()
-	v.Reason = b.String()
-}
-
 // ShipmentDelivered says: the goods arrived.
 type ShipmentDelivered struct {
 	OrderID       string  // The order this is about.
@@ -187,17 +165,6 @@ func (v *ShipmentDelivered) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentDelivered) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Location = b.String()
-	v.SignedByRole = b.NullString()
 }
 
 // ShipmentDispatched says: the goods left.
@@ -259,19 +226,6 @@ func (v *ShipmentDispatched) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentDispatched) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Warehouse = b.String()
-	v.Carrier = b.String()
-	v.TrackingNumber = b.String()
-	v.ExpectedAt = b.NullTime()
-}
-
 // ShipmentLost says: the goods cannot be found.
 type ShipmentLost struct {
 	OrderID       string // The order this is about.
@@ -320,16 +274,6 @@ func (v *ShipmentLost) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentLost) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Reason = b.String()
 }
 
 // ShipmentPlanned says: goods are to be sent from one place.
@@ -391,19 +335,6 @@ func (v *ShipmentPlanned) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentPlanned) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Fulfilment = atFulfilment(b.Index(2))
-	v.Warehouse = b.String()
-	v.Lines = native.ReadList[ShipmentLine](b, native.MaxItems)
-	v.PromisedAt = b.NullTime()
-}
-
 // ShipmentReturned says: the goods came back.
 type ShipmentReturned struct {
 	OrderID       string // The order this is about.
@@ -452,16 +383,6 @@ func (v *ShipmentReturned) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentReturned) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Reason = b.String()
 }
 
 // ShipmentScanned says: the carrier saw the parcel somewhere.
@@ -526,20 +447,6 @@ func (v *ShipmentScanned) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentScanned) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.Location = b.String()
-	v.Description = b.String()
-	v.Facility = b.String()
-	v.Area = b.String()
-	v.Country = b.String()
-}
-
 // ShipmentStalled says: it will not arrive when expected, and nobody knows when it will.
 type ShipmentStalled struct {
 	OrderID            string     // The order this is about.
@@ -591,15 +498,4 @@ func (v *ShipmentStalled) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentStalled) ReadAvro(b *native.Bytes) {
-	v.OrderID = b.String()
-	v.CustomerID = b.String()
-	v.Actor = b.String()
-	v.TimeEstimated = b.Bool()
-	v.ShipmentID = b.String()
-	v.PreviousExpectedAt = b.NullTime()
-	v.Reason = b.String()
 }

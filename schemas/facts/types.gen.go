@@ -48,17 +48,6 @@ func (v *Address) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *Address) ReadAvro(b *native.Bytes) {
-	v.Recipient = b.NullString()
-	v.Line1 = b.NullString()
-	v.Line2 = b.NullString()
-	v.PostalCode = b.NullString()
-	v.City = b.NullString()
-	v.Region = b.NullString()
-	v.Country = b.String()
-}
-
 // CancelReason is why an order was cancelled.
 type CancelReason string
 
@@ -71,23 +60,6 @@ const (
 	CancelReasonOperator        CancelReason = "OPERATOR"         // a person on our side decided it
 	CancelReasonExpired         CancelReason = "EXPIRED"          // it waited too long
 )
-
-// atCancelReason is the symbol at a place of the schema.
-func atCancelReason(place int) CancelReason {
-	switch place {
-	case 1:
-		return CancelReasonUnavailable
-	case 2:
-		return CancelReasonPaymentDeclined
-	case 3:
-		return CancelReasonFraud
-	case 4:
-		return CancelReasonOperator
-	case 5:
-		return CancelReasonExpired
-	}
-	return CancelReasonCustomer
-}
 
 // Valid reports whether the value is one of the symbols.
 func (v CancelReason) Valid() bool {
@@ -128,13 +100,6 @@ func (v *Contact) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *Contact) ReadAvro(b *native.Bytes) {
-	v.Name = b.NullString()
-	v.Email = b.NullString()
-	v.Phone = b.NullString()
-}
-
 // Fulfilment is who moves an order forward.
 type Fulfilment string
 
@@ -143,15 +108,6 @@ const (
 	FulfilmentManaged  Fulfilment = "MANAGED"  // the process manager acts on it
 	FulfilmentExternal Fulfilment = "EXTERNAL" // somebody else does; the process manager only watches
 )
-
-// atFulfilment is the symbol at a place of the schema.
-func atFulfilment(place int) Fulfilment {
-	switch place {
-	case 1:
-		return FulfilmentExternal
-	}
-	return FulfilmentManaged
-}
 
 // Valid reports whether the value is one of the symbols.
 func (v Fulfilment) Valid() bool {
@@ -187,12 +143,6 @@ func (v *Money) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *Money) ReadAvro(b *native.Bytes) {
-	v.Amount = b.Long()
-	v.Currency = b.Currency()
 }
 
 // OrderLine is one line of an order.
@@ -234,16 +184,6 @@ func (v *OrderLine) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *OrderLine) ReadAvro(b *native.Bytes) {
-	v.LineID = b.String()
-	v.SKU = b.String()
-	v.Title = b.NullString()
-	v.Quantity = b.Int()
-	v.UnitPrice.ReadAvro(b)
-	v.Warehouse = b.String()
-}
-
 // PaymentMethod is the way money is paid.
 type PaymentMethod string
 
@@ -255,21 +195,6 @@ const (
 	PaymentMethodBankSlip     PaymentMethod = "BANK_SLIP"     // a printed slip, paid at a bank
 	PaymentMethodBankTransfer PaymentMethod = "BANK_TRANSFER" // a transfer started by the customer
 )
-
-// atPaymentMethod is the symbol at a place of the schema.
-func atPaymentMethod(place int) PaymentMethod {
-	switch place {
-	case 1:
-		return PaymentMethodDebitCard
-	case 2:
-		return PaymentMethodVoucher
-	case 3:
-		return PaymentMethodBankSlip
-	case 4:
-		return PaymentMethodBankTransfer
-	}
-	return PaymentMethodCard
-}
 
 // Valid reports whether the value is one of the symbols.
 func (v PaymentMethod) Valid() bool {
@@ -310,13 +235,6 @@ func (v *PlannedPayment) FromNative(value any) error {
 	return nil
 }
 
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *PlannedPayment) ReadAvro(b *native.Bytes) {
-	v.Method = atPaymentMethod(b.Index(5))
-	v.Amount.ReadAvro(b)
-	v.Reference = b.String()
-}
-
 // ShipmentLine is one line of an order, or part of it, inside a shipment.
 type ShipmentLine struct {
 	LineID   string // Id of the order's line.
@@ -345,11 +263,4 @@ func (v *ShipmentLine) FromNative(value any) error {
 	}
 	*v = out
 	return nil
-}
-
-// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.
-func (v *ShipmentLine) ReadAvro(b *native.Bytes) {
-	v.LineID = b.String()
-	v.SKU = b.String()
-	v.Quantity = b.Int()
 }

@@ -109,12 +109,7 @@ func (f *file) enum(node avro.SchemaNode) {
 		}
 		f.printf("\n")
 	}
-	f.printf(")\n\n// at%s is the symbol at a place of the schema.\nfunc at%s(place int) %s {\nswitch place {\n", node.Name, node.Name, node.Name)
-	for i, name := range names[1:] {
-		f.printf("case %d:\nreturn %s\n", i+1, name)
-	}
-	f.printf("}\nreturn %s\n}\n", names[0])
-	f.printf("\n// Valid reports whether the value is one of the symbols.\nfunc (v %s) Valid() bool {\nswitch v {\ncase %s:\nreturn true\n}\nreturn false\n}\n",
+	f.printf(")\n\n// Valid reports whether the value is one of the symbols.\nfunc (v %s) Valid() bool {\nswitch v {\ncase %s:\nreturn true\n}\nreturn false\n}\n",
 		node.Name, strings.Join(names, ", "))
 }
 
@@ -126,7 +121,7 @@ func (f *file) record(node avro.SchemaNode, version int) error {
 		verb = "says:"
 	}
 	f.printf("\n// %s %s %s\ntype %s struct {\n", node.Name, verb, lower(node.Doc), node.Name)
-	var write, read, take strings.Builder
+	var write, read strings.Builder
 	for _, field := range node.Fields {
 		k, err := kindOf(node.Name, field)
 		if err != nil {
@@ -135,7 +130,6 @@ func (f *file) record(node avro.SchemaNode, version int) error {
 		f.printf("%s %s // %s\n", goName(field.Name), k.goType, field.Doc)
 		write.WriteString(k.write + "\n")
 		read.WriteString(k.read + "\n")
-		take.WriteString(k.take + "\n")
 	}
 	f.printf("}\n")
 	if version > 0 {
@@ -149,21 +143,19 @@ func (f *file) record(node avro.SchemaNode, version int) error {
 		node.Name, node.Name, len(node.Fields), write.String())
 	f.printf("\n// FromNative sets the record from what goavro read, or returns the field that is missing, unknown or wrong.\nfunc (v *%s) FromNative(value any) error {\nr := native.NewReader(%q, value)\nvar out %s\n%sif err := r.Done(); err != nil {\nreturn err\n}\n*v = out\nreturn nil\n}\n",
 		node.Name, node.Name, node.Name, read.String())
-	f.printf("\n// ReadAvro sets the record's fields from bytes of the same schema that ToNative follows.\nfunc (v *%s) ReadAvro(b *native.Bytes) {\n%s}\n", node.Name, take.String())
 	return nil
 }
 
-// kind is how one field looks in Go and is converted: written, read from goavro's
-// native form, and taken from bytes.
-type kind struct{ goType, write, read, take string }
+// kind is how one field looks in Go and is converted.
+type kind struct{ goType, write, read string }
 
 func kindOf(record string, field avro.SchemaField) (kind, error) {
 	goField, node := goName(field.Name), field.Type
 	simple := func(goType, method string) (kind, error) {
-		return kind{goType, fmt.Sprintf("w.%s(%q, v.%s)", method, field.Name, goField), fmt.Sprintf("out.%s = r.%s(%q)", goField, method, field.Name), fmt.Sprintf("v.%s = b.%s()", goField, method)}, nil
+		return kind{goType, fmt.Sprintf("w.%s(%q, v.%s)", method, field.Name, goField), fmt.Sprintf("out.%s = r.%s(%q)", goField, method, field.Name)}, nil
 	}
 	generic := func(goType, function, name, extra string) (kind, error) {
-		return kind{goType: goType, write: fmt.Sprintf("native.Put%s(w, %q, %sv.%s%s)", function, field.Name, name, goField, extra)}, nil
+		return kind{goType, fmt.Sprintf("native.Put%s(w, %q, %sv.%s%s)", function, field.Name, name, goField, extra), ""}, nil
 	}
 	null := false
 	if node.Type == "union" {
@@ -201,18 +193,16 @@ func kindOf(record string, field avro.SchemaField) (kind, error) {
 		}
 		return kind{}, fmt.Errorf("format %v is not known", field.Props["format"])
 	case "fixed":
-		return kind{node.Name, fmt.Sprintf("w.Fixed(%q, v.%s[:])", field.Name, goField), fmt.Sprintf("r.Fixed(%q, out.%s[:])", field.Name, goField), fmt.Sprintf("b.Fixed(v.%s[:])", goField)}, nil
+		return kind{node.Name, fmt.Sprintf("w.Fixed(%q, v.%s[:])", field.Name, goField), fmt.Sprintf("r.Fixed(%q, out.%s[:])", field.Name, goField)}, nil
 	case "record":
-		return kind{node.Name, fmt.Sprintf("w.Record(%q, &v.%s)", field.Name, goField), fmt.Sprintf("r.Record(%q, &out.%s)", field.Name, goField), fmt.Sprintf("v.%s.ReadAvro(b)", goField)}, nil
+		return kind{node.Name, fmt.Sprintf("w.Record(%q, &v.%s)", field.Name, goField), fmt.Sprintf("r.Record(%q, &out.%s)", field.Name, goField)}, nil
 	case "null record":
 		k, err := generic("*"+node.Name, "NullRecord", fmt.Sprintf("%q, ", fullName(node)), "")
 		k.read = fmt.Sprintf("out.%s = native.GetNullRecord[%s](r, %q, %q)", goField, node.Name, field.Name, fullName(node))
-		k.take = fmt.Sprintf("v.%s = native.ReadNullRecord[%s](b)", goField, node.Name)
 		return k, err
 	case "enum":
 		k, err := generic(node.Name, "Enum", "", "")
 		k.read = fmt.Sprintf("out.%s = native.GetEnum[%s](r, %q)", goField, node.Name, field.Name)
-		k.take = fmt.Sprintf("v.%s = at%s(b.Index(%d))", goField, node.Name, len(node.Symbols))
 		return k, err
 	case "array", "null array":
 		limit, err := maxItems(node)
@@ -225,12 +215,11 @@ func kindOf(record string, field avro.SchemaField) (kind, error) {
 		}
 		switch {
 		case node.Items.Type == "string" && !null:
-			return kind{"[]string", fmt.Sprintf("w.Strings(%q, v.%s, %s)", field.Name, goField, bound), fmt.Sprintf("out.%s = r.Strings(%q, %s)", goField, field.Name, bound), fmt.Sprintf("v.%s = b.Strings(%s)", goField, bound)}, nil
+			return kind{"[]string", fmt.Sprintf("w.Strings(%q, v.%s, %s)", field.Name, goField, bound), fmt.Sprintf("out.%s = r.Strings(%q, %s)", goField, field.Name, bound)}, nil
 		case node.Items.Type == "record":
 			function := map[bool]string{false: "List", true: "NullList"}[null]
 			k, err := generic("[]"+node.Items.Name, function, "", ", "+bound)
 			k.read = fmt.Sprintf("out.%s = native.Get%s[%s](r, %q, %s)", goField, function, node.Items.Name, field.Name, bound)
-			k.take = fmt.Sprintf("v.%s = native.Read%s[%s](b, %s)", goField, function, node.Items.Name, bound)
 			return k, err
 		}
 	}
