@@ -88,9 +88,11 @@ func (m *Manager[S]) List(ctx context.Context, f Filter) ([]Summary, error) {
 // Detail is one instance with all that the kernel knows of it.
 type Detail struct {
 	Summary
-	Steps  []StepDetail
-	Timers []TimerDetail
-	Audit  []AuditEntry
+	// Concern is the first of what the instance needs a person for.
+	Concern Concern
+	Steps   []StepDetail
+	Timers  []TimerDetail
+	Audit   []AuditEntry
 	// Waits is what the author says it waits for.
 	Waits []Wait
 	// Seen are the aggregates whose facts reached it, "type/id", and up to which version.
@@ -166,6 +168,7 @@ func (m *Manager[S]) Show(ctx context.Context, id string) (d Detail, err error) 
 	if err := json.Unmarshal(state, &in.state); err != nil {
 		return d, fmt.Errorf("state of process %s: %w", id, err)
 	}
+	d.Concern = in.book.Told
 	d.Seen = make(map[string]int64, len(in.book.Seen))
 	for aggregate, at := range in.book.Seen {
 		d.Seen[aggregate] = at.Version

@@ -1,6 +1,7 @@
 package order
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -148,7 +149,7 @@ func waitsOut(d process.Detail) []*orderpb.ProcessWait {
 	var waits []*orderpb.ProcessWait
 	if d.Attention != "" {
 		waits = append(waits, &orderpb.ProcessWait{
-			Kind: orderpb.WaitKind_WAIT_KIND_PERSON, For: "a person to look at it: " + d.Attention, Next: "tidemark process retry or force goes on",
+			Kind: orderpb.WaitKind_WAIT_KIND_PERSON, For: "a person to look at it: " + d.Attention, Next: cmp.Or(remedies[d.Concern.Reason], "tidemark process show tells more"),
 		})
 	}
 	for _, st := range d.Steps {

@@ -30,6 +30,21 @@ const (
 	paymentLost   = "PAYMENT_LOST"
 )
 
+// remedies say what a person can do, by the reason why one is needed.
+var remedies = map[string]string{
+	stepRefused:     "tidemark process retry sends the step again, tidemark process force settles it by your word",
+	heldTooLong:     "tidemark order release goes on with it, tidemark order cancel undoes it",
+	notDispatched:   "it goes on once the warehouse dispatches the parcel, or somebody cancels the order",
+	notDelivered:    "tidemark shipment deliver, lose or return says what became of the parcel",
+	recall:          "the money is given back; the parcel must come back: tidemark shipment return says so",
+	notPlanned:      "tidemark process retry asks for the parcel again, tidemark order cancel undoes the order",
+	goodsMissing:    "tidemark shipment plan sends the same lines in another parcel, tidemark order cancel undoes the order",
+	arrivedLate:     "the customer has goods that were paid back: ask for them, or leave it at that",
+	moneyShort:      "collect the rest outside, or leave it at that",
+	paymentLost:     "collect what is missing outside: nothing more is asked for",
+	process.InDoubt: "compare the order with what its services say: tidemark process show",
+}
+
 // attention is what a person ought to look at: steps that were refused and are
 // still wanted, deadlines that passed, and what no rule settles. The first of
 // them is what others are told.

@@ -39,9 +39,13 @@ func waits(s *fulfilment) []process.Wait {
 			wait("the money is settled", "", "%d %s of payment %s to be given back", s.Refunds[id]-part.Refunded-part.ByHand, part.Currency, id)
 		}
 	}
+	p := &planner{fulfilment: s}
 	for _, id := range slices.Sorted(maps.Keys(s.Shipments)) {
 		part := s.Shipments[id]
 		switch {
+		case part.State == cancelled && s.Order.State == confirmed && !p.spare(part):
+			wait("the order is completed once they arrived, or cancelled", "", "the goods of parcel %s from %s: it was cancelled, and no other brings them",
+				id, part.Warehouse)
 		case part.State == planned && open:
 			wait("what it is worth is collected", "dispatch/"+id, "the warehouse %s to dispatch parcel %s", part.Warehouse, id)
 		case part.State == planned:
