@@ -126,7 +126,7 @@ func (w *work[S]) touch(cause Cause) {
 const (
 	insertInstances = `
 		INSERT INTO process_instance (process, id, definition, state, book, revision, status, attention)
-		SELECT $1, t.id, t.definition, t.state::jsonb, t.book::jsonb, 1, t.status, t.attention
+		SELECT $1, t.id, t.definition, t.state::json, t.book::json, 1, t.status, t.attention
 		  FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[])
 		       AS t(id, definition, state, book, revision, status, attention)`
 	// updateInstances compares and sets: an instance at another revision than the
@@ -134,7 +134,7 @@ const (
 	updateInstances = `
 		WITH wrote AS (
 			UPDATE process_instance AS p
-			   SET state = t.state::jsonb, book = t.book::jsonb, revision = t.revision + 1, status = t.status,
+			   SET state = t.state::json, book = t.book::json, revision = t.revision + 1, status = t.status,
 			       attention = t.attention, updated_at = clock_timestamp()
 			  FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[])
 			       AS t(id, definition, state, book, revision, status, attention)

@@ -51,7 +51,7 @@ func (k kitchen) blocked(n int) {
 
 func answering(context.Context, proto.Message, process.Cause) error { return nil }
 
-const rang = `SELECT coalesce(jsonb_array_length(nullif(state->'Rang', 'null')), 0) FROM process_instance WHERE id = 'o1'`
+const rang = `SELECT coalesce(json_array_length(nullif(state->>'Rang', 'null')::json), 0) FROM process_instance WHERE id = 'o1'`
 
 // The database's clock alone decides: a timer that a scheduler saw as due is not
 // fired if the clock was put back meanwhile.
