@@ -71,11 +71,11 @@ func (c *benchFreshnessCmd) Run(a *app) (err error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
+	arrived, finish := progress(a.err, "arrived", "orders", c.Warmup+c.Orders)
 	result, err := bench.RunFreshness(a.ctx, bench.FreshnessOptions{
-		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup, Carrier: c.Carrier, Rebuild: c.Rebuild,
-		Progress: func(arrived, total int) { fmt.Fprintf(a.err, "\r%d of %d orders", arrived, total) },
+		Dir: dir, Rate: c.Rate, Orders: c.Orders, Warmup: c.Warmup, Carrier: c.Carrier, Rebuild: c.Rebuild, Arrived: arrived,
 	})
-	fmt.Fprintln(a.err)
+	finish()
 	if err != nil {
 		return err
 	}
@@ -129,13 +129,11 @@ func (c *benchCompletenessCmd) Run(a *app) (err error) {
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	fmt.Fprintln(a.err, "starting a fleet of its own …")
+	asked, finish := progress(a.err, "asked", "times", int(c.Queries*c.Duration.Seconds()))
 	result, err := bench.RunCompleteness(a.ctx, bench.CompletenessOptions{
-		Dir: dir, Rate: c.Rate, Duration: c.Duration, Queries: c.Queries, Fresh: c.Fresh,
-		Progress: func(over, whole time.Duration) {
-			fmt.Fprintf(a.err, "\r%s of %s", over.Round(time.Second), whole)
-		},
+		Dir: dir, Rate: c.Rate, Duration: c.Duration, Queries: c.Queries, Fresh: c.Fresh, Asked: asked,
 	})
-	fmt.Fprintln(a.err)
+	finish()
 	if err != nil {
 		return err
 	}

@@ -3,13 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"sync/atomic"
 	"time"
-
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/tidemark-dev/tidemark/cmd/tidemark/olist"
 )
@@ -35,7 +29,7 @@ func (c *importOlistCmd) Run(a *app) error {
 	fmt.Fprintf(a.err, "%d orders read, %d rows refused\n", len(source.Orders), len(source.Refused))
 	options := olist.Options{
 		Channel: c.Channel, Concurrency: c.Concurrency, Patience: c.Patience, Settle: c.Settle,
-		Phase: func(name string, total int) (func(), func()) { return progress(a.err, name, total) },
+		Phase: func(name string, total int) (func(), func()) { return progress(a.err, name, "orders", total) },
 	}
 	var sent *olist.Sent
 	if !c.ReportOnly {
@@ -69,55 +63,4 @@ func (c *importOlistCmd) stopped(a *app, sent *olist.Sent, total int, cause erro
 	fmt.Fprintf(a.err, "stopped: %d of %d orders are in. Nothing is lost: the same command resumes, what is in stays as it is:\n  tidemark import olist %s%s\n",
 		sent.Orders, total, c.Dir, channel)
 	return cause
-}
-
-// progress shows how far a phase is: a bar on a terminal, else a line every two
-// seconds. It returns what to call after each unit and at the end.
-func progress(w io.Writer, name string, total int) (advance, finish func()) {
-	if file, ok := w.(*os.File); ok {
-		if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			return bar(w, name, total)
-		}
-	}
-	var done atomic.Int64
-	started := time.Now()
-	line := func() {
-		n := done.Load()
-		rate := float64(n) / max(time.Since(started).Seconds(), 0.001)
-		eta := "?"
-		if rate > 0 {
-			eta = short(time.Duration(float64(int64(total)-n) / rate * float64(time.Second)))
-		}
-		fmt.Fprintf(w, "%s: %d/%d orders, %.0f/s, %s to go\n", name, n, total, rate, eta)
-	}
-	ticker, stop := time.NewTicker(2*time.Second), make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-ticker.C:
-				line()
-			case <-stop:
-				return
-			}
-		}
-	}()
-	return func() { done.Add(1) }, func() {
-		ticker.Stop()
-		close(stop)
-		<-ended
-		line()
-	}
-}
-
-func bar(w io.Writer, name string, total int) (advance, finish func()) {
-	bars := mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))
-	b := bars.AddBar(int64(total),
-		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d/%d orders")),
-		mpb.AppendDecorators(decor.Percentage(), decor.Name(" "), decor.AverageSpeed(0, "%.0f/s"), decor.Name(" ETA "), decor.AverageETA(decor.ET_STYLE_MMSS)))
-	return b.Increment, func() {
-		b.Abort(false) // no effect on a full bar
-		bars.Wait()
-	}
 }

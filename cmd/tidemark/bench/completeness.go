@@ -31,8 +31,8 @@ type CompletenessOptions struct {
 	Queries float64
 	// Fresh is the age of as_of up to which an answer counts as fresh.
 	Fresh time.Duration
-	// Progress is told how much of Duration is over; nil: nobody is.
-	Progress func(over, whole time.Duration)
+	// Asked is called after each question that counts.
+	Asked func()
 }
 
 // Completeness is what came out.
@@ -77,7 +77,6 @@ func RunCompleteness(ctx context.Context, o CompletenessOptions) (result Complet
 	var group sync.WaitGroup
 	group.Go(func() { load.run(ctx, bounded.Done(), o.Rate) })
 	var ages []time.Duration
-	var told time.Duration
 	ticks := time.NewTicker(time.Duration(float64(time.Second) / o.Queries))
 	defer ticks.Stop()
 	for bounded.Err() == nil {
@@ -86,15 +85,11 @@ func RunCompleteness(ctx context.Context, o CompletenessOptions) (result Complet
 			continue
 		case <-ticks.C:
 		}
-		over := time.Since(started) - warmUp
-		if o.Progress != nil && over-told >= time.Second {
-			told = over
-			o.Progress(over, o.Duration)
-		}
 		id, ok := load.some()
-		if !ok || over < 0 {
+		if !ok || time.Since(started) < warmUp {
 			continue
 		}
+		o.Asked()
 		answer, err := to.Timeline.GetOrderStatus(ctx, &timelinev1.GetOrderStatusRequest{OrderId: id})
 		if status.Code(err) == codes.NotFound { // not even seconds later
 			result.Answers++

@@ -36,8 +36,8 @@ type FreshnessOptions struct {
 	Carrier bool
 	// Rebuild builds the timeline anew and switches to it, over and over, meanwhile.
 	Rebuild bool
-	// Progress is told how many orders have arrived; nil: nobody is.
-	Progress func(arrived, total int)
+	// Arrived is called after each order that is due, warm-up included.
+	Arrived func()
 }
 
 // Freshness is what came out, in milliseconds.
@@ -107,9 +107,7 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 		}
 		at := due // the loop moves due on while the reader still runs
 		readers.Go(func() { place[i], visible[i], failures[i] = placeAndSee(ctx, to, i, at) })
-		if o.Progress != nil && i%25 == 0 {
-			o.Progress(i, total)
-		}
+		o.Arrived()
 	}
 	last := due
 	readers.Wait()
@@ -117,9 +115,6 @@ func RunFreshness(ctx context.Context, o FreshnessOptions) (result Freshness, er
 	rebuilds.Wait()
 	if rebuildErr != nil {
 		return result, rebuildErr
-	}
-	if o.Progress != nil {
-		o.Progress(total, total)
 	}
 	for _, err := range failures {
 		if err != nil {
