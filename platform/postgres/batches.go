@@ -53,7 +53,7 @@ func (tx *BatchTx) Commit(ctx context.Context, b *pgx.Batch) error {
 		tx.done = true
 		return nil
 	}
-	if wasRefused(err) {
+	if WasRefused(err) {
 		return err // a statement was, and with it all that follow
 	}
 	return fmt.Errorf("commit: %w: %w", ErrCommitUnknown, err)

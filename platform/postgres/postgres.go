@@ -170,15 +170,16 @@ func tryTx(ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, fn fu
 	if err == nil {
 		return nil
 	}
-	if wasRefused(err) || errors.Is(err, pgx.ErrTxCommitRollback) {
+	if WasRefused(err) || errors.Is(err, pgx.ErrTxCommitRollback) {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return fmt.Errorf("commit: %w: %w", ErrCommitUnknown, err)
 }
 
-// wasRefused reports whether the server said no to a statement. An error that
-// ends the connection says nothing about a commit that was under way.
-func wasRefused(err error) bool {
+// WasRefused reports whether the server said no to a statement, so that nothing
+// of its transaction is stored. An error that ends the connection says nothing
+// about a commit that was under way.
+func WasRefused(err error) bool {
 	var refused *pgconn.PgError
 	return errors.As(err, &refused) && refused.Severity != "FATAL" && refused.Severity != "PANIC"
 }

@@ -174,8 +174,16 @@ func (o *owner) open(ctx context.Context) error {
 // control writes the control records that are due. It runs at a barrier: all
 // that was produced before is acknowledged and marked, and nothing is in flight.
 func (o *owner) control(ctx context.Context) error {
-	now := time.Now()
-	var inBand, idle []*shard
+	inBand, idle := o.due(time.Now())
+	if err := o.inBand(ctx, inBand, control.ControlKindTotals); err != nil {
+		return err
+	}
+	return o.idle(ctx, idle)
+}
+
+// due returns of which partitions a control record is due, in the data topic and
+// in the one for what idles.
+func (o *owner) due(now time.Time) (inBand, idle []*shard) {
 	for _, s := range o.shards {
 		switch {
 		case s.asOf.IsZero():
@@ -187,10 +195,12 @@ func (o *owner) control(ctx context.Context) error {
 			idle = append(idle, s)
 		}
 	}
-	if err := o.inBand(ctx, inBand, control.ControlKindTotals); err != nil {
-		return err
-	}
-	return o.idle(ctx, idle)
+	return inBand, idle
+}
+
+func (o *owner) controlDue(now time.Time) bool {
+	inBand, idle := o.due(now)
+	return len(inBand)+len(idle) > 0
 }
 
 // spoke is when the shard's last control record was written.

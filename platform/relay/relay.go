@@ -63,9 +63,9 @@ type Tuning struct {
 	// ControlEvery is the least time between two control records of a partition
 	// in its data topic; default 1 s.
 	ControlEvery time.Duration
-	// Coalesce is the least time between two reads while commits keep coming;
-	// default 2 ms, up to five times that when much is committed. The first commit
-	// after a pause is read at once.
+	// Coalesce is the least time between two reads when four events were found by
+	// the last one, and proportionally more, up to ten times, when more were;
+	// default 2 ms. Fewer are read at once.
 	Coalesce time.Duration
 	// BatchPerPartition is how many rows of a partition one read takes; default
 	// DefaultBatch.
@@ -218,6 +218,8 @@ type owner struct {
 	surveyed time.Time        // when we last looked at the other relays
 	lastRead time.Time
 	lastRows int
+	backlog  bool   // the last read left some unread
+	unmarked []*row // acknowledged, and to be marked before anything else is read
 }
 
 // shard is what the owner knows of one partition.
@@ -289,26 +291,25 @@ func (o *owner) loop(ctx context.Context) error {
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
-		if more {
-			continue
-		}
-		poll.Reset(o.untilControl())
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-o.fatal:
-			return fmt.Errorf("producer: %w", err)
-		case <-poll.C:
-			continue
-		case <-o.hints.take:
-		case <-o.cfg.Wakes:
-			o.hint()
-		}
-		// While commits keep coming, let a few gather.
-		if wait := o.gather() - time.Since(o.lastRead); wait > 0 {
+		if !more {
+			poll.Reset(o.untilControl())
 			select {
 			case <-ctx.Done():
 				return nil
+			case err := <-o.fatal:
+				return fmt.Errorf("producer: %w", err)
+			case <-poll.C:
+				continue
+			case <-o.hints.take:
+			case <-o.cfg.Wakes:
+				o.hint()
+			}
+		}
+		// While commits keep coming, let some gather.
+		if wait := o.gather() - time.Since(o.lastRead); wait > 0 {
+			select {
+			case <-ctx.Done():
+				return o.finish(ctx, nil)
 			case <-time.After(wait):
 			}
 		}
@@ -316,7 +317,11 @@ func (o *owner) loop(ctx context.Context) error {
 }
 
 // gather is the least time between two reads: the more the last one found, the
-// longer, because a turn costs nearly the same for one event as for twenty.
+// longer, because a turn costs nearly the same for one event as for twenty. A
+// read that found few, or could not take all, is followed at once.
 func (o *owner) gather() time.Duration {
-	return o.tuning.Coalesce * time.Duration(min(max(o.lastRows/4, 1), 10))
+	if o.lastRows < 4 || o.backlog {
+		return 0
+	}
+	return o.tuning.Coalesce * time.Duration(min(o.lastRows, 40)) / 4
 }

@@ -19,13 +19,15 @@ type batch struct {
 	waits     map[int32]int64 // by partition, the lowest sequence that waits for its schema
 }
 
-// cycle is one turn: what is unsent is read, sent, acknowledged, marked, and
-// then, at this barrier, the control records that are due are written.
+// cycle is one turn: what the last one sent is marked, what is unsent is read,
+// sent and acknowledged. Where a control record is due, or anything else that
+// needs a barrier, the turn ends with it: what was sent is marked at once, and
+// nothing is in flight.
 func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	o.lastRead = time.Now()
 	b := &batch{stopped: map[event.Aggregate]bool{}, waiting: map[event.Aggregate]bool{}, waits: map[int32]int64{}}
 	set, err := o.readUnsent(ctx)
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
 		return false, err
 	}
 	if err := o.pass(o.hooks.read); err != nil {
@@ -36,7 +38,7 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
-	o.lastRows = len(b.sent) + len(b.bad)
+	o.lastRows, o.backlog = len(b.sent)+len(b.bad), set.full
 	if err := o.await(ctx, &b.pending, 0); err != nil {
 		return false, err
 	}
@@ -53,22 +55,45 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
-	// What was acknowledged is marked even while the process is stopping.
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if err := o.mark(bounded, good, b.bad); err != nil {
+	o.sent(good)
+	o.advance(set, b.waits)
+	if len(good) > 0 && len(b.bad) == 0 && set.survey == nil && ctx.Err() == nil && !o.controlDue(time.Now()) {
+		return true, nil
+	}
+	if err := o.finish(ctx, b.bad); err != nil || ctx.Err() != nil {
 		return false, err
 	}
-	if ctx.Err() != nil {
-		return false, nil
-	}
-	o.advance(set, b.waits)
 	if err := o.control(ctx); err != nil {
 		return false, err
 	}
 	more, err = o.settle(ctx, set.survey)
 	// A partition that was lost may be free: look at once.
 	return more || set.full && o.lastRows > 0 || o.surveyed.IsZero(), err
+}
+
+// sent leaves rows to be marked, and notes whose totals will change with it.
+func (o *owner) sent(rows []*row) {
+	o.unmarked = rows
+	for _, r := range rows {
+		if s := o.shards[r.Partition]; s != nil {
+			s.changed = true
+		}
+	}
+}
+
+// finish marks what was sent, also while the process is stopping.
+func (o *owner) finish(ctx context.Context, bad []*row) error {
+	outlasting, cancel := outlast(ctx)
+	defer cancel()
+	return o.mark(outlasting, bad)
+}
+
+// outlast returns a context that ends a while after ctx: what was acknowledged is
+// marked even while the process is stopping.
+func outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	outlasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(5*time.Second, cancel) })
+	return outlasting, func() { stop(); cancel() }
 }
 
 // take sends a row, or sets it aside if it can never be sent or follows one
