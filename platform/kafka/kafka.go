@@ -96,7 +96,7 @@ func NewProducer(c Config, clientID string) (*ck.Producer, error) {
 		"statistics.interval.ms":       statisticsMillis,
 		"acks":                         "all",
 		"message.timeout.ms":           0,
-		"linger.ms":                    "0.5", // the client takes no floats
+		"linger.ms":                    0, // half a millisecond becomes more than one: the client sleeps in whole ones
 		"max.in.flight":                5,
 		"retry.backoff.ms":             50,
 		"retry.backoff.max.ms":         1000,

@@ -55,7 +55,7 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
-	o.sent(good)
+	o.unmarked = good
 	o.advance(set, b.waits)
 	if len(good) > 0 && len(b.bad) == 0 && set.survey == nil && ctx.Err() == nil && !o.controlDue(time.Now()) {
 		return true, nil
@@ -69,16 +69,6 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	more, err = o.settle(ctx, set.survey)
 	// A partition that was lost may be free: look at once.
 	return more || set.full && o.lastRows > 0 || o.surveyed.IsZero(), err
-}
-
-// sent leaves rows to be marked, and notes whose totals will change with it.
-func (o *owner) sent(rows []*row) {
-	o.unmarked = rows
-	for _, r := range rows {
-		if s := o.shards[r.Partition]; s != nil {
-			s.changed = true
-		}
-	}
 }
 
 // finish marks what was sent, also while the process is stopping.
