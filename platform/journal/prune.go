@@ -32,7 +32,8 @@ const (
 // than RequestMemory and relays that are gone, and keeps the outbox small. It
 // never forgets answers to name-based request ids (UUID version 5): a process
 // makes such an id from its own name and that of its step, so it may come again
-// as long as the process is open. Its failures are logged: they cost disk and
+// as long as the process is open; once it has ended, it says so itself
+// ([RequestServer.ForgetRequests]). Its failures are logged: they cost disk and
 // time, never a command.
 func (j *Journal) Prune(ctx context.Context) error {
 	ticker := time.NewTicker(lookEvery)

@@ -107,3 +107,15 @@ func (s *RequestServer) refuse(ctx context.Context, id, method string) (known kn
 	}
 	return known, err
 }
+
+// ForgetRequests lets answers to requests go that a process, which has ended,
+// will not make again. It keeps what is younger than RequestMemory: a copy of
+// the request may still be on its way.
+func (s *RequestServer) ForgetRequests(ctx context.Context, r *journalpb.ForgetRequestsRequest) (*journalpb.ForgetRequestsResponse, error) {
+	tag, err := s.journal.pool.Exec(ctx, `DELETE FROM idempotency WHERE request_id = ANY ($1::text[]) AND created_at < clock_timestamp() - $2::interval`,
+		r.GetRequestIds(), RequestMemory)
+	if err != nil {
+		return nil, Explain(fmt.Errorf("forget requests: %w", err))
+	}
+	return &journalpb.ForgetRequestsResponse{Forgotten: int32(tag.RowsAffected())}, nil
+}

@@ -147,3 +147,23 @@ func TestAnswersToNameBasedRequestsAreKept(t *testing.T) {
 		t.Errorf("the step came again: replayed %v, %v", again, err)
 	}
 }
+
+// A process that ended lets its answers go, of which none is younger than what
+// every other caller is promised.
+func TestAnswersThatAreLetGoAreForgottenWhenOld(t *testing.T) {
+	j := open(t)
+	old, young, kept := uuid.NewSHA1(uuid.Nil, []byte("old")).String(), uuid.NewSHA1(uuid.Nil, []byte("young")).String(), uuid.NewSHA1(uuid.Nil, []byte("kept")).String()
+	for _, id := range []string{old, young, kept} {
+		if _, _, err := hold(t.Context(), j, id, "o-1", "why", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, j.Pool(), `UPDATE idempotency SET created_at = created_at - interval '31 days' WHERE request_id <> $1`, young)
+	resp, err := journal.NewRequestServer(j, nil).ForgetRequests(t.Context(), &journalpb.ForgetRequestsRequest{RequestIds: []string{old, young, uuid.NewString()}})
+	if err != nil || resp.GetForgotten() != 1 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	if n := query[int](t, j.Pool(), `SELECT count(*) FROM idempotency WHERE request_id IN ($1, $2)`, young, kept); n != 2 {
+		t.Errorf("%d of the two that were to stay", n)
+	}
+}

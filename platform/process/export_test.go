@@ -6,3 +6,8 @@ import "context"
 func (m *Manager[S]) Fire(ctx context.Context, instance, name string) error {
 	return m.fire(ctx, []dueTimer{{instance, name}})
 }
+
+// ForgetEnded tells participants once.
+func (m *Manager[S]) ForgetEnded(ctx context.Context) (more bool, err error) {
+	return m.forgetEnded(ctx)
+}

@@ -52,6 +52,9 @@ type Participants struct {
 	// target refuses it from now on. method is the request's type without
 	// "Request". An error means that it is as unknown as before.
 	Resolve func(ctx context.Context, target, requestID, method string, cause Cause) (effective bool, err error)
+	// Forget tells a target that requests will not be made again, so that it need
+	// not keep their answers. It may keep them all the same. Nil: nobody is told.
+	Forget func(ctx context.Context, target string, requestIDs []string) error
 	// Events returns versions of an aggregate, both inclusive, oldest first, from
 	// its owner's journal; perhaps fewer. One that cannot be decoded has no body.
 	// Nil: nobody can be asked, and a missing fact is a doubt at once.
@@ -159,6 +162,7 @@ func (m *Manager[S]) Run(ctx context.Context) error {
 			calls.Go(func() { m.serve(ctx, l) })
 		}
 	}
+	calls.Go(func() { m.forgetting(ctx) })
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for ctx.Err() == nil {

@@ -135,7 +135,7 @@ const (
 		WITH wrote AS (
 			UPDATE process_instance AS p
 			   SET state = t.state::json, book = t.book::json, revision = t.revision + 1, status = t.status,
-			       attention = t.attention, updated_at = clock_timestamp()
+			       attention = t.attention, forgotten = false, updated_at = clock_timestamp()
 			  FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[])
 			       AS t(id, definition, state, book, revision, status, attention)
 			 WHERE p.process = $1 AND p.id = t.id AND p.revision = t.revision

@@ -73,7 +73,8 @@ func startFulfilment(g *lifecycle.Group, cfg Config, self string, o *owner.Parts
 	to.payment = paymentv1.NewPaymentServiceClient(conns["payment"])
 	to.shipment = shipmentv1.NewShipmentServiceClient(conns["shipment"])
 	manager, err := process.NewManager(o.Pool, process.Participants{
-		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve, Events: journal.NewReader(o.Codec, journals).Events,
+		Targets: targets, Target: target, Send: to.send, Resolve: to.resolve, Forget: to.forget,
+		Events: journal.NewReader(o.Codec, journals).Events,
 	}, o.Log, fulfilmentVersions()...)
 	if err != nil {
 		return err

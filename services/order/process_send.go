@@ -86,3 +86,13 @@ func (p participants) resolve(ctx context.Context, target, requestID, method str
 	resp, err := client.ResolveRequest(inTrace(ctx, cause), &journalv1.ResolveRequestRequest{RequestId: requestID, Method: method})
 	return resp.GetOutcome() == journalv1.RequestOutcome_REQUEST_OUTCOME_EFFECTIVE, err
 }
+
+// forget lets the participant forget the answers to requests.
+func (p participants) forget(ctx context.Context, target string, requestIDs []string) error {
+	client := p.requests[target]
+	if client == nil {
+		return fmt.Errorf("there is no participant %q", target)
+	}
+	_, err := client.ForgetRequests(ctx, &journalv1.ForgetRequestsRequest{RequestIds: requestIDs})
+	return err
+}

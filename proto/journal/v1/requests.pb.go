@@ -186,6 +186,98 @@ func (x *ResolveRequestResponse) GetAnswer() []byte {
 	return nil
 }
 
+// ForgetRequestsRequest names requests that will not be made again.
+type ForgetRequestsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their ids.
+	RequestIds    []string `protobuf:"bytes,1,rep,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetRequestsRequest) Reset() {
+	*x = ForgetRequestsRequest{}
+	mi := &file_journal_v1_requests_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetRequestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetRequestsRequest) ProtoMessage() {}
+
+func (x *ForgetRequestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_journal_v1_requests_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetRequestsRequest.ProtoReflect.Descriptor instead.
+func (*ForgetRequestsRequest) Descriptor() ([]byte, []int) {
+	return file_journal_v1_requests_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ForgetRequestsRequest) GetRequestIds() []string {
+	if x != nil {
+		return x.RequestIds
+	}
+	return nil
+}
+
+// ForgetRequestsResponse says what was done.
+type ForgetRequestsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many answers were forgotten.
+	Forgotten     int32 `protobuf:"varint,1,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetRequestsResponse) Reset() {
+	*x = ForgetRequestsResponse{}
+	mi := &file_journal_v1_requests_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetRequestsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetRequestsResponse) ProtoMessage() {}
+
+func (x *ForgetRequestsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_journal_v1_requests_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetRequestsResponse.ProtoReflect.Descriptor instead.
+func (*ForgetRequestsResponse) Descriptor() ([]byte, []int) {
+	return file_journal_v1_requests_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ForgetRequestsResponse) GetForgotten() int32 {
+	if x != nil {
+		return x.Forgotten
+	}
+	return 0
+}
+
 var File_journal_v1_requests_proto protoreflect.FileDescriptor
 
 const file_journal_v1_requests_proto_rawDesc = "" +
@@ -198,13 +290,19 @@ const file_journal_v1_requests_proto_rawDesc = "" +
 	"\x06method\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x10\x01\x18@2\v^[A-Za-z]+$R\x06method\"f\n" +
 	"\x16ResolveRequestResponse\x124\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1a.journal.v1.RequestOutcomeR\aoutcome\x12\x16\n" +
-	"\x06answer\x18\x02 \x01(\fR\x06answer*m\n" +
+	"\x06answer\x18\x02 \x01(\fR\x06answer\"L\n" +
+	"\x15ForgetRequestsRequest\x123\n" +
+	"\vrequest_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\b\x01\x10\xe8\a\"\x05r\x03\xb0\x01\x01R\n" +
+	"requestIds\"6\n" +
+	"\x16ForgetRequestsResponse\x12\x1c\n" +
+	"\tforgotten\x18\x01 \x01(\x05R\tforgotten*m\n" +
 	"\x0eRequestOutcome\x12\x1f\n" +
 	"\x1bREQUEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19REQUEST_OUTCOME_EFFECTIVE\x10\x01\x12\x1b\n" +
-	"\x17REQUEST_OUTCOME_REFUSED\x10\x022i\n" +
+	"\x17REQUEST_OUTCOME_REFUSED\x10\x022\xc2\x01\n" +
 	"\x0eRequestService\x12W\n" +
-	"\x0eResolveRequest\x12!.journal.v1.ResolveRequestRequest\x1a\".journal.v1.ResolveRequestResponseB\xa5\x01\n" +
+	"\x0eResolveRequest\x12!.journal.v1.ResolveRequestRequest\x1a\".journal.v1.ResolveRequestResponse\x12W\n" +
+	"\x0eForgetRequests\x12!.journal.v1.ForgetRequestsRequest\x1a\".journal.v1.ForgetRequestsResponseB\xa5\x01\n" +
 	"\x0ecom.journal.v1B\rRequestsProtoP\x01Z;github.com/tidemark-dev/tidemark/proto/journal/v1;journalv1\xa2\x02\x03JXX\xaa\x02\n" +
 	"Journal.V1\xca\x02\n" +
 	"Journal\\V1\xe2\x02\x16Journal\\V1\\GPBMetadata\xea\x02\vJournal::V1b\x06proto3"
@@ -222,18 +320,22 @@ func file_journal_v1_requests_proto_rawDescGZIP() []byte {
 }
 
 var file_journal_v1_requests_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_journal_v1_requests_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_journal_v1_requests_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_journal_v1_requests_proto_goTypes = []any{
 	(RequestOutcome)(0),            // 0: journal.v1.RequestOutcome
 	(*ResolveRequestRequest)(nil),  // 1: journal.v1.ResolveRequestRequest
 	(*ResolveRequestResponse)(nil), // 2: journal.v1.ResolveRequestResponse
+	(*ForgetRequestsRequest)(nil),  // 3: journal.v1.ForgetRequestsRequest
+	(*ForgetRequestsResponse)(nil), // 4: journal.v1.ForgetRequestsResponse
 }
 var file_journal_v1_requests_proto_depIdxs = []int32{
 	0, // 0: journal.v1.ResolveRequestResponse.outcome:type_name -> journal.v1.RequestOutcome
 	1, // 1: journal.v1.RequestService.ResolveRequest:input_type -> journal.v1.ResolveRequestRequest
-	2, // 2: journal.v1.RequestService.ResolveRequest:output_type -> journal.v1.ResolveRequestResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
+	3, // 2: journal.v1.RequestService.ForgetRequests:input_type -> journal.v1.ForgetRequestsRequest
+	2, // 3: journal.v1.RequestService.ResolveRequest:output_type -> journal.v1.ResolveRequestResponse
+	4, // 4: journal.v1.RequestService.ForgetRequests:output_type -> journal.v1.ForgetRequestsResponse
+	3, // [3:5] is the sub-list for method output_type
+	1, // [1:3] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -250,7 +352,7 @@ func file_journal_v1_requests_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_journal_v1_requests_proto_rawDesc), len(file_journal_v1_requests_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	RequestService_ResolveRequest_FullMethodName = "/journal.v1.RequestService/ResolveRequest"
+	RequestService_ForgetRequests_FullMethodName = "/journal.v1.RequestService/ForgetRequests"
 )
 
 // RequestServiceClient is the client API for RequestService service.
@@ -35,6 +36,10 @@ type RequestServiceClient interface {
 	// request whose transaction is under way is waited for. UNAVAILABLE: the
 	// outcome depends on somebody who has not answered yet; ask again.
 	ResolveRequest(ctx context.Context, in *ResolveRequestRequest, opts ...grpc.CallOption) (*ResolveRequestResponse, error)
+	// ForgetRequests lets the answers to requests go that nobody will make again:
+	// those of a process that has ended. Answers that are not older than thirty
+	// days are kept, whoever asks; unknown ids change nothing.
+	ForgetRequests(ctx context.Context, in *ForgetRequestsRequest, opts ...grpc.CallOption) (*ForgetRequestsResponse, error)
 }
 
 type requestServiceClient struct {
@@ -55,6 +60,16 @@ func (c *requestServiceClient) ResolveRequest(ctx context.Context, in *ResolveRe
 	return out, nil
 }
 
+func (c *requestServiceClient) ForgetRequests(ctx context.Context, in *ForgetRequestsRequest, opts ...grpc.CallOption) (*ForgetRequestsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetRequestsResponse)
+	err := c.cc.Invoke(ctx, RequestService_ForgetRequests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RequestServiceServer is the server API for RequestService service.
 // All implementations must embed UnimplementedRequestServiceServer
 // for forward compatibility.
@@ -68,6 +83,10 @@ type RequestServiceServer interface {
 	// request whose transaction is under way is waited for. UNAVAILABLE: the
 	// outcome depends on somebody who has not answered yet; ask again.
 	ResolveRequest(context.Context, *ResolveRequestRequest) (*ResolveRequestResponse, error)
+	// ForgetRequests lets the answers to requests go that nobody will make again:
+	// those of a process that has ended. Answers that are not older than thirty
+	// days are kept, whoever asks; unknown ids change nothing.
+	ForgetRequests(context.Context, *ForgetRequestsRequest) (*ForgetRequestsResponse, error)
 	mustEmbedUnimplementedRequestServiceServer()
 }
 
@@ -80,6 +99,9 @@ type UnimplementedRequestServiceServer struct{}
 
 func (UnimplementedRequestServiceServer) ResolveRequest(context.Context, *ResolveRequestRequest) (*ResolveRequestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResolveRequest not implemented")
+}
+func (UnimplementedRequestServiceServer) ForgetRequests(context.Context, *ForgetRequestsRequest) (*ForgetRequestsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetRequests not implemented")
 }
 func (UnimplementedRequestServiceServer) mustEmbedUnimplementedRequestServiceServer() {}
 func (UnimplementedRequestServiceServer) testEmbeddedByValue()                        {}
@@ -120,6 +142,24 @@ func _RequestService_ResolveRequest_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RequestService_ForgetRequests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetRequestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RequestServiceServer).ForgetRequests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RequestService_ForgetRequests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RequestServiceServer).ForgetRequests(ctx, req.(*ForgetRequestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RequestService_ServiceDesc is the grpc.ServiceDesc for RequestService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -130,6 +170,10 @@ var RequestService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResolveRequest",
 			Handler:    _RequestService_ResolveRequest_Handler,
+		},
+		{
+			MethodName: "ForgetRequests",
+			Handler:    _RequestService_ForgetRequests_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
