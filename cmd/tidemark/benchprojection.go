@@ -85,6 +85,7 @@ func printProjection(a *app, r *bench.ProjectionResult) error {
 		row("rebuild of %d facts, %s\t%.0f facts/s\t>= 70000", v.Facts, v.View, v.Rate)
 		row("rebuild / (bare consume and decode + bare copy, index, set logged), median of %d, %s\t%.2f\t<= 1.50", len(v.Runs), v.View, v.Ratio)
 		row("growth of this process while it rebuilds, its CPU per million facts, %s\t%.0f MB, %.1f s\t<= 512 MB", v.View, v.Memory, v.CPU)
+		row("CPU of Postgres per million facts, rebuild and bare copy, %s\t%.1f s, %.1f s\t", v.View, v.ServerCPU, v.BareServerCPU)
 	}
 	if q := r.Query; q != nil {
 		row("copied through Kafka by both read models at once, %d facts\t%.0f facts/s each\t", q.Stored, q.Copied)

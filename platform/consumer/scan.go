@@ -7,6 +7,7 @@ import (
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
+	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 )
 
@@ -45,7 +46,8 @@ func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32,
 		return nil
 	}
 	reader, err := kafka.NewConsumer(cfg, kafka.ConsumerOptions{Group: client, ClientID: client, Overrides: map[string]any{
-		"enable.partition.eof": true, "queued.min.messages": 20_000, "max.partition.fetch.bytes": 4 << 20, "fetch.error.backoff.ms": 20,
+		// What is read ahead is memory that several scans at once take several times.
+		"enable.partition.eof": true, "queued.min.messages": 5_000, "queued.max.messages.kbytes": 8 << 10, "fetch.error.backoff.ms": 20,
 	}})
 	if err != nil {
 		return err
@@ -55,6 +57,7 @@ func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32,
 		return fmt.Errorf("assign: %w", err)
 	}
 	var batch []Record
+	var headers []event.Header // of a batch: one piece of memory instead of many
 	for len(left) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -65,7 +68,8 @@ func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32,
 			if ev.TopicPartition.Error != nil {
 				return fmt.Errorf("scan: %w", ev.TopicPartition.Error)
 			}
-			r := recordOf(ev)
+			var r Record
+			r, headers = scannedOf(ev, headers)
 			end, wanted := left[r.Topic]
 			if wanted && r.Offset < end {
 				batch = append(batch, r)
@@ -95,8 +99,21 @@ func Scan(ctx context.Context, cfg kafka.Config, client string, partition int32,
 			if err := take(ids, batch); err != nil {
 				return err
 			}
-			batch = make([]Record, 0, scanBatch)
+			batch, headers = make([]Record, 0, scanBatch), make([]event.Header, 0, len(headers)+len(headers)/8)
 		}
 	}
 	return nil
+}
+
+// scannedOf is recordOf for a record whose message nobody asks for, with its headers
+// behind those of others.
+func scannedOf(m *ck.Message, all []event.Header) (Record, []event.Header) {
+	from := len(all)
+	for _, h := range m.Headers {
+		all = append(all, event.Header{Key: h.Key, Value: h.Value})
+	}
+	return Record{
+		Topic: *m.TopicPartition.Topic, Partition: m.TopicPartition.Partition, Offset: int64(m.TopicPartition.Offset),
+		Key: m.Key, Value: m.Value, Headers: all[from:len(all):len(all)],
+	}, all
 }

@@ -80,6 +80,7 @@ type bulk[S any] struct {
 	p     *Projection[S]
 	types map[string]map[string]uint32 // of the columns, by table
 	done  atomic.Int64                 // passes and indexes that were done here
+	many  int                          // passes that go on at once here, of those that share the memory
 
 	mu  sync.Mutex
 	odd map[int32]map[string]bool // orders to be taken one fact at a time, by partition
@@ -107,7 +108,7 @@ func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
 		work func(context.Context) (bool, error)
 		many int
 		left string
-	}{{b.pass, b.workers(), "SELECT EXISTS (SELECT FROM bulk_part WHERE done < buckets)"}, {b.index, b.workers() + 1, "SELECT EXISTS (SELECT FROM bulk_index WHERE NOT made)"}} {
+	}{{b.pass, b.many, "SELECT EXISTS (SELECT FROM bulk_part WHERE done < buckets)"}, {b.index, b.many + 1, "SELECT EXISTS (SELECT FROM bulk_index WHERE NOT made)"}} {
 		if err := b.all(ctx, step.many, step.work); err != nil {
 			return false, err
 		}
@@ -157,17 +158,14 @@ func (b *bulk[S]) left(ctx context.Context, sql string) (left bool, err error) {
 	return left, nil
 }
 
-// workers is how many passes go on at once. A pass keeps two cores busy, and the
-// database.
-func (b *bulk[S]) workers() int {
-	return max(1, min(runtime.GOMAXPROCS(0)/2, 4, int(b.p.pool.Config().MaxConns)-2))
-}
-
 const (
 	bulkUnder    = `SELECT EXISTS (SELECT FROM bulk_part)`
 	bulkBuilding = `SELECT EXISTS (SELECT FROM tidemark.generation WHERE schema = $1 AND status = 'BUILDING')`
 	lockAll      = `SELECT revision, term, offsets, books FROM position ORDER BY partition FOR UPDATE`
-	planPart     = `INSERT INTO bulk_part (partition, logs, books, buckets) VALUES ($1, $2, $3, $4)`
+	// Somebody keeps the generation that answers.
+	answersBeside = `SELECT EXISTS (SELECT FROM tidemark.pointer p JOIN tidemark.generation g ON g.schema = p.schema
+		WHERE p.name = $1 AND p.schema <> $2 AND g.followed_at > now() - interval '10 seconds')`
+	planPart = `INSERT INTO bulk_part (partition, logs, books, buckets) VALUES ($1, $2, $3, $4)`
 )
 
 // plan decides, once for a generation, where what is copied in bulk ends. It
@@ -183,6 +181,11 @@ func (b *bulk[S]) plan(ctx context.Context) (under bool, err error) {
 		if err != nil {
 			return err
 		}
+		beside := false
+		if err := tx.QueryRow(ctx, answersBeside, p.view.Name, p.own.schema).Scan(&beside); err != nil {
+			return err
+		}
+		b.many = workers(runtime.GOMAXPROCS(0), int(p.pool.Config().MaxConns), len(at), beside)
 		if err := tx.QueryRow(ctx, bulkUnder).Scan(&under); err != nil {
 			return err
 		}
@@ -240,17 +243,12 @@ func (b *bulk[S]) begin(ctx context.Context, tx pgx.Tx, at []position) (begun bo
 		if err != nil {
 			return false, err
 		}
-		buckets := min(1+records*bulkFactWeight/b.budget(), max(1, records), maxBuckets)
+		buckets := min(1+records*bulkFactWeight/share(p.cfg.Generations.BulkMemory, b.many), max(1, records), maxBuckets)
 		if _, err := tx.Exec(ctx, planPart, number, text, books, buckets); err != nil {
 			return false, err
 		}
 	}
 	return true, b.dropIndexes(ctx, tx)
-}
-
-// budget is what the states of one pass may take, in bytes.
-func (b *bulk[S]) budget() int64 {
-	return max(1, b.p.cfg.Generations.BulkMemory/int64(b.workers()))
 }
 
 // lockAll locks every position, by partition.

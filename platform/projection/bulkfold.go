@@ -49,11 +49,11 @@ func (b *bulk[S]) newPass(part bulkPart) *bulkPass[S] {
 		b.odd[part.number] = map[string]bool{}
 	}
 	pass := &bulkPass[S]{
-		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.clone(), marks: newMarks(), budget: b.budget(),
+		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.clone(), marks: newMarks(), budget: share(b.p.cfg.Generations.BulkMemory, b.many),
 		opened: map[string]string{}, known: map[string]bool{}, odd: b.odd[part.number],
 		state: b.table("state", "order_id", "partition", "state", "applied"), member: b.table("member", "aggregate_type", "aggregate_id", "order_id"),
 		// What is not nil spares the engine to derive what was before.
-		out:  &outcome{before: []map[string]row{}, counts: map[Verdict]int{}, touched: map[string]event.Aggregate{}},
+		out:  &outcome{before: []map[string]row{}, counts: map[Verdict]int{}},
 		full: make(chan bulkChunk, 4), empty: make(chan []byte, 4),
 	}
 	for source, book := range pass.books.Sources {
@@ -198,7 +198,7 @@ func (b *bulkPass[S]) isOdd(id string) error {
 	}
 	b.odd[id], b.doomed = true, true
 	delete(b.orders, id)
-	b.out = &outcome{before: []map[string]row{}, counts: map[Verdict]int{}, touched: map[string]event.Aggregate{}}
+	b.out = &outcome{before: []map[string]row{}, counts: map[Verdict]int{}}
 	return nil
 }
 
@@ -211,7 +211,7 @@ func (b *bulkPass[S]) encoded(o *bulkOrder[S]) (encoded, bool) {
 // hand hands on what a fact of an order left.
 func (b *bulkPass[S]) hand(ctx context.Context, id string) error {
 	out := b.out
-	clear(out.touched)
+	out.touched = nil
 	if len(out.members) > 0 {
 		for _, a := range out.members {
 			if err := b.copy(ctx, b.member, row{a.Type, a.ID, id}); err != nil {

@@ -28,6 +28,21 @@ const (
 	bulkPatience = 30 * time.Second
 )
 
+// workers is how many passes go on at once. Reading, folding and writing are one
+// behind the other in a pass, so that two of them keep two cores busy where one
+// leaves some of them idle. Beside a generation that answers somebody, half of that
+// is left to it.
+func workers(cores, conns, partitions int, beside bool) int {
+	if beside {
+		cores /= 2
+	}
+	return max(1, min(cores, conns-2, partitions, 4))
+}
+
+// share is what the states of one pass may take, in bytes, of what those of all passes
+// of this process may take together.
+func share(memory int64, many int) int64 { return max(1, memory/int64(many)) }
+
 // bulkPart is what a pass does: some of the keys of a partition.
 type bulkPart struct {
 	number        int32

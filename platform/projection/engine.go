@@ -2,6 +2,7 @@ package projection
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/schemas/control"
@@ -58,8 +59,8 @@ type outcome struct {
 	logs        [][]row // per log
 	parked      []parkedFact
 	quarantined []quarantine
-	members     []event.Aggregate // aggregates seen for the first time
-	touched     map[string]event.Aggregate
+	members     []event.Aggregate          // aggregates seen for the first time
+	touched     map[string]event.Aggregate // nil if nobody waits for it
 	counts      map[Verdict]int
 	dirty       bool
 	encoded     encoded
@@ -202,7 +203,9 @@ func (e *engine[S]) step(o *order[S], in input, out *outcome) {
 	default:
 		e.park(o, record, in, verdict, out)
 	}
-	out.touched[f.Aggregate.String()] = f.Aggregate
+	if out.touched != nil {
+		out.touched[f.Aggregate.String()] = f.Aggregate
+	}
 	out.dirty = true
 }
 
@@ -265,9 +268,7 @@ func (out *outcome) append(later *outcome) {
 	if out.touched == nil {
 		out.touched = map[string]event.Aggregate{}
 	}
-	for key, a := range later.touched {
-		out.touched[key] = a
-	}
+	maps.Copy(out.touched, later.touched)
 	for verdict, n := range later.counts {
 		out.counts[verdict] += n
 	}

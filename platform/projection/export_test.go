@@ -189,3 +189,11 @@ func (p *Projection[S]) AnswerElsewhere(ctx context.Context) (back func(), err e
 	p.answerFrom(&reading{from: from, generation: own.generation, ready: true})
 	return func() { p.answerFrom(own); from.pool.Close() }, nil
 }
+
+// BulkWorkers is how many passes go on at once, and BulkShare what one of them may
+// take of the memory of all.
+func BulkWorkers(cores, conns, partitions int, beside bool) int {
+	return workers(cores, conns, partitions, beside)
+}
+
+func BulkShare(memory int64, many int) int64 { return share(memory, many) }

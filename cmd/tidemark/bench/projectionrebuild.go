@@ -39,6 +39,10 @@ type RebuildResult struct {
 	Runs  []RebuildRun `json:"runs"`
 	// CPU is seconds of this process, with the broker in it, per million facts.
 	CPU float64 `json:"cpu_s_per_million"`
+	// ServerCPU is that of Postgres, and BareServerCPU what it uses to copy, index and
+	// log the rows that come of them.
+	ServerCPU     float64 `json:"postgres_cpu_s_per_million"`
+	BareServerCPU float64 `json:"bare_postgres_cpu_s_per_million"`
 	// Memory is by how much this process grew at most, in MB.
 	Memory float64 `json:"resident_growth_mb"`
 }
@@ -49,6 +53,7 @@ type RebuildRun struct {
 	Consume float64 `json:"bare_consume_and_decode_s"`
 	Copy    float64 `json:"bare_copy_index_log_s"`
 	cpu     float64
+	server  [2]float64 // CPU of Postgres, in the rebuild and in the bare copy
 	grew    float64
 }
 
@@ -106,7 +111,7 @@ func rebuilds[S any](ctx context.Context, b *copyBed, view projection.View[S], t
 			}
 		}
 		run.Consume = consumed
-		if run.Copy, err = b.bareCopy(ctx, db, view.Name); err != nil {
+		if run.Copy, run.server[1], err = b.bareCopy(ctx, db, view.Name); err != nil {
 			return result, err
 		}
 		if err := b.server(ctx, "DROP DATABASE "+db+" WITH (FORCE)"); err != nil {
@@ -116,7 +121,10 @@ func rebuilds[S any](ctx context.Context, b *copyBed, view projection.View[S], t
 	}
 	result.Rate = median(result.Runs, func(r RebuildRun) float64 { return float64(facts) / r.Rebuild })
 	result.Ratio = median(result.Runs, func(r RebuildRun) float64 { return r.Rebuild / (r.Consume + r.Copy) })
-	result.CPU = median(result.Runs, func(r RebuildRun) float64 { return r.cpu }) * 1e6 / float64(facts)
+	million := 1e6 / float64(facts)
+	result.CPU = median(result.Runs, func(r RebuildRun) float64 { return r.cpu }) * million
+	result.ServerCPU = median(result.Runs, func(r RebuildRun) float64 { return r.server[0] }) * million
+	result.BareServerCPU = median(result.Runs, func(r RebuildRun) float64 { return r.server[1] }) * million
 	for _, r := range result.Runs {
 		result.Memory = max(result.Memory, r.grew)
 	}
@@ -134,9 +142,10 @@ func build[S any](ctx context.Context, b *copyBed, view projection.View[S], to k
 		return r, err
 	}
 	defer p.Close()
-	grew, cpu, started := grown(), cpuSeconds(), time.Now()
+	grew, cpu, server, started := grown(), cpuSeconds(), b.postgresCPU(), time.Now()
 	err = p.Bulk(ctx)
 	r.Rebuild, r.cpu, r.grew = time.Since(started).Seconds(), cpuSeconds()-cpu, grew()
+	r.server[0] = b.postgresCPU() - server
 	if err != nil {
 		return r, err
 	}
@@ -251,13 +260,13 @@ func bareConsume(ctx context.Context, b *copyBed, to kafka.Config, sources []str
 
 // bareCopy takes the rows of a generation out, untimed, and copies them into
 // tables of the same shape: COPY without indexes, the indexes, SET LOGGED.
-func (b *copyBed) bareCopy(ctx context.Context, db, view string) (seconds float64, err error) {
+func (b *copyBed) bareCopy(ctx context.Context, db, view string) (seconds, server float64, err error) {
 	var tables []string
 	var schema string
 	indexes := map[string][]string{}
 	dir, err := os.MkdirTemp(b.opts.Dir, "rows")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := b.on(ctx, db, func(conn *pgx.Conn) error {
@@ -288,9 +297,9 @@ func (b *copyBed) bareCopy(ctx context.Context, db, view string) (seconds float6
 		_, err = conn.Exec(ctx, "CHECKPOINT")
 		return err
 	}); err != nil {
-		return 0, fmt.Errorf("take the rows out: %w", err)
+		return 0, 0, fmt.Errorf("take the rows out: %w", err)
 	}
-	started := time.Now()
+	started, used := time.Now(), b.postgresCPU()
 	group, inside := errgroup.WithContext(ctx)
 	group.SetLimit(rebuildWorkers)
 	for _, table := range tables {
@@ -301,9 +310,9 @@ func (b *copyBed) bareCopy(ctx context.Context, db, view string) (seconds float6
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return 0, fmt.Errorf("bare copy: %w", err)
+		return 0, 0, fmt.Errorf("bare copy: %w", err)
 	}
-	return time.Since(started).Seconds(), nil
+	return time.Since(started).Seconds(), b.postgresCPU() - used, nil
 }
 
 func takeOut(ctx context.Context, conn *pgx.Conn, schema, table, path string) (err error) {
