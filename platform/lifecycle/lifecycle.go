@@ -57,6 +57,7 @@ func Main[C any](name, description string, run func(context.Context, C) error) {
 	log := newLogger(os.Stderr, flags.Log.Level, flags.Log.Format)
 	ctx, cancel := SignalContext(WithLogger(context.Background(), log))
 	defer cancel()
+	defer HeapFloor()()
 	if err := run(ctx, flags.Config); err != nil {
 		log.Error("stopped with an error", "error", err)
 		os.Exit(1)

@@ -55,6 +55,7 @@ type query func(ctx context.Context, n int) error
 
 // queries copies facts into both read models, through Kafka, and asks.
 func (b *copyBed) queries(ctx context.Context) (result *QueryResult, err error) {
+	defer lifecycle.HeapFloor()() // as every program of a read model has
 	broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{Dir: filepath.Join(b.opts.Dir, "broker"), Partitions: copyPartitions})
 	if err != nil {
 		return nil, err
