@@ -145,6 +145,20 @@ func (b *copyBed) server(ctx context.Context, sql string) error {
 	})
 }
 
+// settle does now what the server would do by itself some time after so much was
+// written, in the middle of what is measured.
+func (b *copyBed) settle(ctx context.Context, databases ...string) error {
+	for _, db := range databases {
+		if err := b.on(ctx, db, func(conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, "VACUUM (ANALYZE)")
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return b.server(ctx, "CHECKPOINT")
+}
+
 func (b *copyBed) say(format string, args ...any) {
 	if b.opts.Progress != nil {
 		b.opts.Progress(fmt.Sprintf(format, args...))

@@ -88,7 +88,7 @@ func (b *copyBed) queries(ctx context.Context) (result *QueryResult, err error) 
 		return nil, err
 	}
 	result.Copied = float64(stored) / time.Since(started).Seconds()
-	if err := b.server(ctx, "CHECKPOINT"); err != nil {
+	if err := b.settle(ctx, db, asking.other); err != nil {
 		return nil, err
 	}
 	single := func(ctx context.Context, n int) error {
@@ -272,6 +272,7 @@ func (b *copyBed) publish(ctx context.Context, brokers string, orders int) (n in
 type asking struct {
 	timeline, bare timelinev1.TimelineServiceClient
 	operations     operationsv1.OperationsServiceClient
+	other          string // the database of operations
 	closers        []func() error
 }
 
@@ -328,6 +329,7 @@ func (b *copyBed) serve(ctx context.Context, group *sync.WaitGroup, brokers, db 
 	if err != nil {
 		return nil, err
 	}
+	a.other = other
 	views := make(chan string, 2)
 	failed := make(chan error, 2)
 	tl, err := lifecycle.Defaults[timeline.Config]()
