@@ -45,6 +45,6 @@ func Append[S any](
 		return nil, err
 	}
 	table.Save(write, state, head, false)
-	write.Queue(insertFacts, rows...)
+	rows.queue(write)
 	return j.signal, nil
 }

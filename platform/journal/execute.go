@@ -134,14 +134,24 @@ const (
 	updateAnswer  = `UPDATE idempotency SET response = $2 WHERE request_id = $1`
 	forgetRequest = `DELETE FROM idempotency WHERE request_id = $1`
 	selectClock   = `SELECT clock_timestamp(), (SELECT epoch FROM source_epoch ORDER BY ordinal DESC LIMIT 1), (SELECT reason FROM source_stop WHERE state = 'WENT_BACK')`
-	insertFacts   = `
+
+	journalColumns = `sequence, partition, aggregate_type, aggregate_id, version, epoch, event_id, name, schema_version,
+			                     key, occurred_at, recorded_at, causation_id, correlation_id, traceparent, tracestate, payload`
+	// insertFacts takes any number of facts; insertFact takes one, as nearly all
+	// commands state, for half the price: no arrays, no sort.
+	insertFacts = `
 		WITH appended AS (
-			INSERT INTO journal (sequence, partition, aggregate_type, aggregate_id, version, epoch, event_id, name, schema_version,
-			                     key, occurred_at, recorded_at, causation_id, correlation_id, traceparent, tracestate, payload)
+			INSERT INTO journal (` + journalColumns + `)
 			SELECT nextval('journal_sequence'), $1, $2, $3, f.version, (SELECT journal_epoch($4)), f.event_id, f.name, f.schema_version,
 			       $5, f.occurred_at, $6, $7, $8, $9, $10, f.payload
 			  FROM (SELECT * FROM unnest($11::bigint[], $12::uuid[], $13::text[], $14::integer[], $15::timestamptz[], $16::bytea[])
 			               AS u (version, event_id, name, schema_version, occurred_at, payload) ORDER BY version) f
+			RETURNING partition, sequence)
+		INSERT INTO outbox (partition, sequence) SELECT partition, sequence FROM appended`
+	insertFact = `
+		WITH appended AS (
+			INSERT INTO journal (` + journalColumns + `)
+			VALUES (nextval('journal_sequence'), $1, $2, $3, $11, journal_epoch($4), $12, $13, $14, $5, $15, $6, $7, $8, $9, $10, $16)
 			RETURNING partition, sequence)
 		INSERT INTO outbox (partition, sequence) SELECT partition, sequence FROM appended`
 )
@@ -182,7 +192,7 @@ func execute[S any, R proto.Message](
 		var batch pgx.Batch
 		table.Save(&batch, state, head, opened.head.Version == 0)
 		if stated {
-			batch.Queue(insertFacts, rows...)
+			rows.queue(&batch)
 		}
 		if err := remember(&batch, req, answer); err != nil {
 			return err
@@ -305,10 +315,20 @@ func Recall[R proto.Message](ctx context.Context, j *Journal, req Request) (answ
 	return answer, err == nil, err
 }
 
-// rows turns facts into the arguments of insertFacts and returns the new head.
-func (j *Journal) rows(ctx context.Context, kind string, req Request, key string, head Head, epoch string, now time.Time, facts []Fact) (Head, []any, error) {
+// appending is the statement that appends facts to the journal and the outbox.
+type appending struct {
+	sql  string
+	args []any
+}
+
+func (a appending) queue(batch *pgx.Batch) { batch.Queue(a.sql, a.args...) }
+
+// rows turns facts into the statement that appends them, and returns the new head.
+func (j *Journal) rows(
+	ctx context.Context, kind string, req Request, key string, head Head, epoch string, now time.Time, facts []Fact,
+) (_ Head, a appending, err error) {
 	if len(facts) == 0 {
-		return head, nil, nil
+		return head, a, nil
 	}
 	var (
 		cause     = rpc.CauseOf(ctx)
@@ -335,14 +355,14 @@ func (j *Journal) rows(ctx context.Context, kind string, req Request, key string
 		name, version, payload, err := j.cfg.Codec.Encode(f.Body)
 		if errors.Is(err, avro.ErrTooLarge) {
 			// Refused now, so that nothing unsendable is ever committed.
-			return head, nil, fault.TooLarge("the fact %s would be larger than %d bytes", f.Body.FactName(), avro.MaxRecord).Because(err)
+			return head, a, fault.TooLarge("the fact %s would be larger than %d bytes", f.Body.FactName(), avro.MaxRecord).Because(err)
 		}
 		if err != nil {
-			return head, nil, fmt.Errorf("state %s: %w", f.Body.FactName(), err)
+			return head, a, fmt.Errorf("state %s: %w", f.Body.FactName(), err)
 		}
 		id, err := uuid.NewV7()
 		if err != nil {
-			return head, nil, fmt.Errorf("make an event id: %w", err)
+			return head, a, fmt.Errorf("make an event id: %w", err)
 		}
 		at := f.OccurredAt
 		if at.IsZero() {
@@ -356,13 +376,18 @@ func (j *Journal) rows(ctx context.Context, kind string, req Request, key string
 			TraceParent: carrier["traceparent"], TraceState: carrier["tracestate"],
 		}
 		if err := e.Validate(); err != nil {
-			return head, nil, fmt.Errorf("state %s: %w", name, err)
+			return head, a, fmt.Errorf("state %s: %w", name, err)
 		}
 		head = Head{Version: e.Version, Epoch: epoch, EventID: e.ID, RecordedAt: now}
 		versions[i], ids[i], names[i], schemas[i], occurred[i], payloads[i] = e.Version, e.ID, name, int32(version), e.OccurredAt, payload
 	}
-	return head, []any{
-		partition, kind, req.AggregateID, epoch, key, now, cause.CausationID, cause.CorrelationID,
-		carrier["traceparent"], carrier["tracestate"], versions, ids, names, schemas, occurred, payloads,
-	}, nil
+	a.args = []any{
+		partition, kind, req.AggregateID, epoch, key, now, cause.CausationID, cause.CorrelationID, carrier["traceparent"], carrier["tracestate"],
+	}
+	if len(facts) == 1 {
+		a.sql, a.args = insertFact, append(a.args, versions[0], ids[0], names[0], schemas[0], occurred[0], payloads[0])
+	} else {
+		a.sql, a.args = insertFacts, append(a.args, versions, ids, names, schemas, occurred, payloads)
+	}
+	return head, a, nil
 }
