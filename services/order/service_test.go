@@ -31,11 +31,12 @@ type service struct {
 	testing.TB
 	orderpb.OrderServiceClient
 	orderpb.ProcessServiceClient
-	journal journalpb.JournalServiceClient
-	pool    *pgxpool.Pool
+	journal  journalpb.JournalServiceClient
+	requests journalpb.RequestServiceClient
+	pool     *pgxpool.Pool
 }
 
-func start(t testing.TB) *service {
+func start(t testing.TB, options ...func(*Config)) *service {
 	t.Helper()
 	cfg, err := lifecycle.Defaults[Config]()
 	if err != nil {
@@ -45,6 +46,9 @@ func start(t testing.TB) *service {
 	cfg.Kafka.Brokers, cfg.Kafka.RegistryURL = testkit.Broker(t).Addr(), ""
 	cfg.RPC.Addr, cfg.RPC.HTTPAddr = "127.0.0.1:0", ""
 	cfg.Fulfilment.PaymentAddr, cfg.Fulfilment.ShipmentAddr = "127.0.0.1:1", "127.0.0.1:1" // nobody is there
+	for _, option := range options {
+		option(&cfg)
+	}
 	ready, done := make(chan string, 1), make(chan error, 1)
 	cfg.Ready = func(addr string) { ready <- addr }
 	ctx, cancel := context.WithCancel(context.Background())
@@ -59,6 +63,7 @@ func start(t testing.TB) *service {
 	case err := <-done:
 		t.Fatal(err)
 	}
+	s.requests = journalpb.NewRequestServiceClient(conn)
 	s.ProcessServiceClient = orderpb.NewProcessServiceClient(conn)
 	s.OrderServiceClient, s.journal = orderpb.NewOrderServiceClient(conn), journalpb.NewJournalServiceClient(conn)
 	t.Cleanup(func() {
