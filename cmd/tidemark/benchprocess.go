@@ -18,7 +18,7 @@ type benchProcessCmd struct {
 	Orders    int           `help:"Orders that go the whole happy path; 0 leaves it out." default:"3000"`
 	Placers   int           `help:"Customers at once." default:"8"`
 	Waiting   int           `help:"Waiting processes whose cost is measured; 0 leaves it out." default:"100000"`
-	Quiet     time.Duration `help:"How long that is measured." default:"20s"`
+	Quiet     time.Duration `help:"How long that is measured, three times before and after." default:"15s"`
 	Kills     int           `help:"How often a fleet is killed by kill -9; 0 leaves it out." default:"3"`
 	KillAfter time.Duration `help:"For how long orders arrive before each." default:"10s"`
 	KillRate  float64       `help:"Orders a second around it." default:"50"`

@@ -25,6 +25,7 @@ import (
 type ProcessConfig struct {
 	Enabled      bool   `help:"Let the fulfilment process move MANAGED orders on." default:"true" negatable:""`
 	PaymentAddr  string `help:"gRPC address of the payment service." default:"127.0.0.1:7102"`
+	InstanceID   string `help:"Name of this replica that its restart keeps, such as a stateful set gives: one that was killed then goes on at once. Empty: its partitions wait until the broker misses it." name:"instance-id"`
 	ShipmentAddr string `help:"gRPC address of the shipment service." default:"127.0.0.1:7103"`
 }
 
@@ -81,7 +82,7 @@ func startFulfilment(g *lifecycle.Group, cfg Config, self string, o *owner.Parts
 	}
 	manager.Beside, manager.Tell = markDispatched, tell(o.Journal)
 	facts, err := consumer.New(consumer.Config{
-		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName,
+		Kafka: cfg.Kafka, Group: "tidemark-" + fulfilmentName, InstanceID: cfg.Fulfilment.InstanceID,
 		Topics:    []string{kafka.TopicOrder, kafka.TopicPayment, kafka.TopicShipment},
 		Telemetry: o.Telemetry, Log: o.Log,
 	}, process.NewFeed(manager, o.Codec))
