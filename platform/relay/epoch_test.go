@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -296,6 +297,40 @@ func TestANewEpochWaitsForWriters(t *testing.T) {
 	}
 }
 
+// The topic is deleted and made again under a relay that has nothing to send. It
+// notices by itself, without a take-over.
+func TestARelayNoticesThatItsTopicWasReplaced(t *testing.T) {
+	f := setup(t)
+	f.state("o-1", 3)
+	var polls atomic.Int64
+	f.start(f.relay(func(r *Relay) { r.hooks.read = func(*owner) error { polls.Add(1); return nil } }))
+	f.drained()
+	f.currentAfter(query[time.Time](f, `SELECT clock_timestamp()`))
+	terms, before := query[int64](f, `SELECT sum(term)::bigint FROM relay_shard`), polls.Load()
+	f.eventually("many polls", func() bool { return polls.Load() > before+60 }) // all is said, and the topic stays what it was
+	if now := query[int64](f, `SELECT sum(term)::bigint FROM relay_shard`); now != terms {
+		t.Errorf("the relay started over, terms %d and %d", terms, now)
+	}
+	f.replaceTopic()
+	f.stateIs(journalpb.SourceState_SOURCE_STATE_STOPPED_TOPIC_REPLACED)
+}
+
+// replaceTopic deletes the data topic and makes it again.
+func (f *fixture) replaceTopic() {
+	f.Helper()
+	admin, err := kafka.NewAdmin(kafka.Config{Brokers: f.brokers}, "test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer admin.Close()
+	if _, err := admin.DeleteTopics(context.Background(), []string{kafka.TopicOrder}, ck.SetAdminOperationTimeout(10*time.Second)); err != nil {
+		f.Fatal(err)
+	}
+	if err := kafka.CreateTopics(context.Background(), kafka.Config{Brokers: f.brokers, Partitions: partitions, Replication: 1}); err != nil {
+		f.Fatal(err)
+	}
+}
+
 // The topic is deleted and made again. Nothing is sent until the journal is
 // published again: then all of it, in order, in a new epoch.
 func TestAReplacedTopicIsRepublished(t *testing.T) {
@@ -305,17 +340,7 @@ func TestAReplacedTopicIsRepublished(t *testing.T) {
 	stop := f.start(f.relay())
 	f.drained()
 	stop()
-	admin, err := kafka.NewAdmin(kafka.Config{Brokers: f.brokers}, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	if _, err := admin.DeleteTopics(t.Context(), []string{kafka.TopicOrder}, ck.SetAdminOperationTimeout(10*time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if err := kafka.CreateTopics(t.Context(), kafka.Config{Brokers: f.brokers, Partitions: partitions, Replication: 1}); err != nil {
-		t.Fatal(err)
-	}
+	f.replaceTopic()
 	f.state("o-1", 1)
 	f.start(f.relay())
 	before := f.stateIs(journalpb.SourceState_SOURCE_STATE_STOPPED_TOPIC_REPLACED)

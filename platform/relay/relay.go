@@ -171,6 +171,7 @@ func (r *Relay) own(ctx context.Context) (err error) {
 	o := &owner{
 		Relay: r, topic: kafka.EventsTopic(r.cfg.Source), producer: producer, shards: map[int32]*shard{},
 		fatal: make(chan error, 1), reports: make(chan ck.Event, 1<<15), hints: newHints(), lessons: lessons{},
+		topicIDs: make(chan string),
 	}
 	session, err := r.session(ctx)
 	if err != nil {
@@ -183,6 +184,7 @@ func (r *Relay) own(ctx context.Context) (err error) {
 	var group sync.WaitGroup
 	group.Go(func() { o.tell(hinting) })
 	group.Go(func() { o.listen(hinting, session) })
+	group.Go(func() { o.watchTopic(hinting) })
 	o.background = func(f func(context.Context)) { group.Go(func() { f(hinting) }) }
 	defer func() {
 		quiet()
@@ -204,6 +206,7 @@ type owner struct {
 	*Relay
 	topic    string
 	topicID  string
+	topicIDs chan string // what the broker has under the topic's name now
 	epoch    epoch
 	producer *ck.Producer
 	fatal    chan error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -55,6 +56,49 @@ func (o *owner) mayWork(ctx context.Context, topic kafka.Topic) error {
 	if known != topic.ID {
 		return o.stop(ctx, journal.Stop{State: journal.TopicReplaced,
 			Reason: fmt.Sprintf("topic %s has the id %s, events were sent to %s: it was deleted and made again", topic.Name, topic.ID, known)})
+	}
+	return nil
+}
+
+// watchTopic asks the broker now and then, until ctx ends, which topic it has
+// under the name, and hands the answers to the turns.
+func (o *owner) watchTopic(ctx context.Context) {
+	admin, err := ck.NewAdminClientFromProducer(o.producer)
+	if err != nil {
+		o.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the topic is not watched", slog.String("topic", o.topic), slog.Any("error", err))
+		return
+	}
+	defer admin.Close()
+	tick := time.NewTicker(2 * o.tuning.Poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		topic, err := kafka.DescribeTopic(ctx, admin, o.topic)
+		if err != nil {
+			o.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "the topic is not described", slog.Any("error", err)) // next time
+			continue
+		}
+		select {
+		case o.topicIDs <- topic.ID:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// stillSameTopic looks at the watch's last answer: a topic that is deleted and
+// made again under a running relay takes everything it is sent, and is empty. The
+// take-over that follows its error finds out what is there now.
+func (o *owner) stillSameTopic() error {
+	select {
+	case id := <-o.topicIDs:
+		if o.topicID != "" && id != o.topicID {
+			return fmt.Errorf("topic %s has the id %s and had %s", o.topic, id, o.topicID)
+		}
+	default:
 	}
 	return nil
 }

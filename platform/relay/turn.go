@@ -30,6 +30,11 @@ func (o *owner) cycle(ctx context.Context) (more bool, err error) {
 	if err != nil || ctx.Err() != nil {
 		return false, err
 	}
+	if set.survey != nil {
+		if err := o.stillSameTopic(); err != nil {
+			return false, err
+		}
+	}
 	if err := o.pass(o.hooks.read); err != nil {
 		return false, err
 	}
