@@ -33,6 +33,9 @@ func TestScannedVersionsAreThoseThatWereWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if short, err := doc.marshal(); err != nil || string(short) != string(text) {
+			t.Fatalf("written as %s, %v; encoding/json writes %s", short, err, text)
+		}
 		got, err := openApplied(text)
 		if err != nil {
 			t.Fatal(err)
@@ -71,4 +74,22 @@ func TestVersionsTakeTheShortWay(t *testing.T) {
 	if _, ok := scanApplied(string(text)); !ok {
 		t.Errorf("%s goes through encoding/json", text)
 	}
+}
+
+func BenchmarkAppliedDoc(b *testing.B) {
+	doc := appliedDoc{Aggregates: map[string]*applied{
+		"order/o-1":    {Epoch: "0001-aaaaaaaaaaaaaaaaaaaaaaaa", Version: 4, Recent: []byte("abcdabcdabcdabcd")},
+		"payment/p-1":  {Epoch: "0001-aaaaaaaaaaaaaaaaaaaaaaaa", Version: 3, Recent: []byte("abcdabcdabcd")},
+		"shipment/s-1": {Epoch: "0001-aaaaaaaaaaaaaaaaaaaaaaaa", Version: 4, Recent: []byte("abcdabcdabcdabcd")},
+	}}
+	b.Run("json", func(b *testing.B) {
+		for b.Loop() {
+			_, _ = json.Marshal(doc)
+		}
+	})
+	b.Run("short", func(b *testing.B) {
+		for b.Loop() {
+			_, _ = doc.marshal()
+		}
+	})
 }

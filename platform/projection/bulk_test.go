@@ -50,7 +50,7 @@ func (s *scanned) scan(_ context.Context, partition int32, logs map[string]consu
 // for its states.
 func inBulk(t *testing.T, s *scanned, memory int64, tweaks ...tweak) *subject {
 	t.Helper()
-	return open(t, testkit.PostgresURL(t), append(tweaks, func(c *projection.Config, _ *projection.View[tally]) {
+	return open(t, testkit.UsedURL(t), append(tweaks, func(c *projection.Config, _ *projection.View[tally]) {
 		c.Scan = s.scan
 		c.Generations.BulkAbove, c.Generations.BulkMemory = 1, memory
 	})...)
@@ -398,7 +398,7 @@ func TestBulkFromABroker(t *testing.T) {
 	facts := orders(400)
 	b.publish(facts...)
 	eager := func(c *projection.Config, _ *projection.View[tally]) { c.Generations.BulkAbove = 1 }
-	first := open(t, testkit.PostgresURL(t), b.reach, eager)
+	first := open(t, testkit.UsedURL(t), b.reach, eager)
 	second := open(t, first.url, b.reach, eager)
 	var together errgroup.Group
 	for _, s := range []*subject{first, second} {

@@ -271,7 +271,7 @@ func open(t *testing.T, url string, tweaks ...tweak) *subject {
 // lets it answer.
 func fresh(t *testing.T, tweaks ...tweak) *subject {
 	t.Helper()
-	s := open(t, testkit.PostgresURL(t), tweaks...)
+	s := open(t, testkit.UsedURL(t), tweaks...)
 	s.claim()
 	if err := s.Point(t.Context()); err != nil {
 		t.Fatal(err)

@@ -91,7 +91,7 @@ func TestANewVersionIsBuiltBesideTheOldOneAndSwitchedTo(t *testing.T) {
 	b := newBroker(t)
 	facts := orders(200)
 	b.publish(facts...)
-	first := open(t, testkit.PostgresURL(t), b.reach)
+	first := open(t, testkit.UsedURL(t), b.reach)
 	stop := first.start()
 	// It answers once it is built; until then it says that it cannot tell.
 	for {
@@ -131,7 +131,7 @@ func TestANewVersionIsBuiltBesideTheOldOneAndSwitchedTo(t *testing.T) {
 // writes at either, whichever applies them.
 func TestReplicasShareThePartitions(t *testing.T) {
 	b := newBroker(t)
-	url := testkit.PostgresURL(t)
+	url := testkit.UsedURL(t)
 	replicas := []*subject{open(t, url, b.reach), open(t, url, b.reach)}
 	facts := orders(1)
 	b.publish(facts...)
@@ -164,7 +164,7 @@ func TestReplicasShareThePartitions(t *testing.T) {
 func TestAReadOfTheOldGenerationWaitsForWhoKeepsIt(t *testing.T) {
 	b := newBroker(t)
 	b.publish(orders(8)...)
-	old := open(t, testkit.PostgresURL(t), b.reach)
+	old := open(t, testkit.UsedURL(t), b.reach)
 	stop := old.start()
 	first, second := orders(8)[7], fact("o7", "order/o7", 2, nil)
 	for {
@@ -203,7 +203,7 @@ func TestARebuildBesideLiveReads(t *testing.T) {
 	b := newBroker(t)
 	facts := orders(300)
 	b.publish(facts...)
-	one := open(t, testkit.PostgresURL(t), b.reach)
+	one := open(t, testkit.UsedURL(t), b.reach)
 	two := open(t, one.url, b.reach)
 	one.start()
 	stop := two.start()

@@ -79,7 +79,7 @@ func (o *order[S]) encode() (encoded, error) {
 	if out.state, err = json.Marshal(&o.state); err != nil {
 		return out, fmt.Errorf("encode state: %w", err)
 	}
-	if out.applied, err = json.Marshal(appliedDoc{o.applied, o.blocked}); err != nil {
+	if out.applied, err = (appliedDoc{o.applied, o.blocked}).marshal(); err != nil {
 		return out, fmt.Errorf("encode applied versions: %w", err)
 	}
 	return out, nil

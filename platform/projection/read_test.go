@@ -354,7 +354,7 @@ func TestStalenessGrowsWhileNothingArrives(t *testing.T) {
 }
 
 func TestGenerations(t *testing.T) {
-	url := testkit.PostgresURL(t)
+	url := testkit.UsedURL(t)
 	first := open(t, url)
 	if _, err := first.read(nil, "o"); rpc.Status(err).Code() != codes.Unavailable {
 		t.Fatalf("an unbuilt view answers %v", err)

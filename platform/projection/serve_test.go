@@ -111,7 +111,7 @@ func TestDescribeServesThePromiseAndWhatIsTrueNow(t *testing.T) {
 }
 
 func TestDescribeAnswersWhileTheViewIsBuilt(t *testing.T) {
-	s := open(t, testkit.PostgresURL(t), withContract)
+	s := open(t, testkit.UsedURL(t), withContract)
 	r, err := readmodelv1.NewReadModelServiceClient(s.served()).DescribeReadModel(t.Context(), &readmodelv1.DescribeReadModelRequest{})
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	l, j := newTopics(), journalOf()
-	return &site{t: t, url: testkit.PostgresURL(t), log: l, journal: j, order: senderOf(l, j, "order")}
+	return &site{t: t, url: testkit.UsedURL(t), log: l, journal: j, order: senderOf(l, j, "order")}
 }
 
 // send puts facts and a control record into the topic.

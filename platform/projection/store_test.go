@@ -90,7 +90,7 @@ func TestCrashBetweenAnyTwoWrites(t *testing.T) {
 }
 
 func TestColdStartsOnOnePosition(t *testing.T) {
-	url := testkit.PostgresURL(t)
+	url := testkit.UsedURL(t)
 	l := newTopics()
 	facts := []event.Fact{fact("o", "order/o", 1, &note{Add: 1}), fact("o", "payment/a", 1, &note{Add: 2}), fact("o", "order/o", 2, &note{Add: 4})}
 	records := l.facts(facts...)

@@ -89,7 +89,7 @@ func newOne(t *testing.T) *one {
 	}
 	t.Cleanup(broker.Close)
 	journal, log := journalOf(), &said{slog.DiscardHandler, make(chan slog.Record, 1000)}
-	s := open(t, testkit.PostgresURL(t), withJournal(journal), func(c *projection.Config, v *projection.View[tally]) {
+	s := open(t, testkit.UsedURL(t), withJournal(journal), func(c *projection.Config, v *projection.View[tally]) {
 		c.Kafka = kafka.Config{Brokers: broker.Addr(), Partitions: 1}
 		c.Log = slog.New(log)
 		v.Sources = []string{"order"}

@@ -65,10 +65,61 @@ func PostgresURL(t testing.TB) string {
 	return cluster.URL(name)
 }
 
+// UsedURL is PostgresURL for packages of many small tests, all of which end what they
+// start: the database is empty, but had other tests' tables before, and has again
+// afterwards. Emptying one takes a tenth of the time of making one and dropping it.
+func UsedURL(t testing.TB) string {
+	t.Helper()
+	cluster := Cluster(t)
+	var name string
+	select {
+	case name = <-used:
+	default:
+		name = fmt.Sprintf("test_%d", databases.Add(1))
+		if err := cluster.EnsureDatabases(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		err := emptyDatabase(ctx, cluster, name)
+		if err == nil {
+			select {
+			case used <- name:
+				return
+			default:
+			}
+		}
+		if err := errors.Join(err, dropDatabase(ctx, cluster, name)); err != nil {
+			t.Errorf("empty the test database: %v", err)
+		}
+	})
+	return cluster.URL(name)
+}
+
+// emptyDatabase ends all sessions of a database and drops all that is in it.
+func emptyDatabase(ctx context.Context, cluster *postgres.Cluster, name string) (err error) {
+	conn, err := pgx.Connect(ctx, cluster.URL(name))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+		DO $$ DECLARE schema text; BEGIN
+			FOR schema IN SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema' LOOP
+				EXECUTE format('DROP SCHEMA %I CASCADE', schema);
+			END LOOP;
+			CREATE SCHEMA public;
+		END $$`)
+	return err
+}
+
 // One cluster per process is the one thing tests share: starting costs half a
 // second, a database 30 ms.
 var (
 	databases      atomic.Int64
+	used           = make(chan string, 8) // databases that are empty again
 	processCluster = sync.OnceValues(startProcessCluster)
 )
 
