@@ -216,6 +216,7 @@ func (d *storyteller) controlOf(source string) consumer.Record {
 func TestBulkLeavesWhatTheOrdinaryWayLeaves(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			d := &storyteller{Rand: rand.New(rand.NewPCG(seed, 7)), l: newTopics(), versions: map[string]int64{}, epoch: map[string]string{"order": epoch1, "payment": epoch1}}
 			log := &scanned{records: d.tell(150)}
 			ordinary := fresh(t)
@@ -277,6 +278,7 @@ func TestBulkIsKilled(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s %d", place, after), func(t *testing.T) {
+				t.Parallel()
 				s := inBulk(t, &scanned{records: log.records}, 20_000)
 				s.barrier(log.records)
 				ctx, kill := context.WithCancel(t.Context())

@@ -225,6 +225,7 @@ func TestTheGateNamesWhatStandsInTheWay(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel() // most of it waits
 			at := newSite(t)
 			at.send(orders(5)...)
 			old := at.process()
