@@ -181,9 +181,13 @@ func (p *planner) giveBack() {
 			continue
 		}
 		decided := max(p.Refunds[id], part.Refunded+part.ByHand)
-		if more := min(excess, part.Captured-decided); more > 0 {
+		more := min(excess, part.Captured-decided)
+		if more <= 0 {
+			continue
+		}
+		excess -= more
+		if decided == part.Refunded+part.ByHand { // else the rest follows what is on its way
 			note(&p.Refunds, id, decided+more)
-			excess -= more
 		}
 	}
 	for _, id := range ids {
