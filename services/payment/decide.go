@@ -76,7 +76,8 @@ func (p *Payment) Capture(c Capture, attempt Attempt) ([]Event, error) {
 // provider has not answered yet takes effect at once; Answered releases a late
 // approval at the provider.
 func (p *Payment) Void(c Void, attempt Attempt) ([]Event, error) {
-	if err := p.in("VoidPayment", Requested, Authorized, PartiallyCaptured); err != nil {
+	// What is still held is released also after all that was collected went back.
+	if err := p.in("VoidPayment", Requested, Authorized, PartiallyCaptured); err != nil && (p.State() != Refunded || p.Open == 0) {
 		return nil, err
 	}
 	if p.Phase == Requested {
