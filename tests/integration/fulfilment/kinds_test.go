@@ -2,6 +2,7 @@ package fulfilment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
@@ -139,8 +140,8 @@ func (w *world) strikeAll(ctx context.Context) {
 	}
 }
 
-// rest waits until every order ended or is in the hands of a person, and the
-// read models have seen it all.
+// rest waits until every order ended or is in the hands of a person, no call to
+// the provider is open, and the read models have seen it all.
 func (w *world) rest(ctx context.Context, orders int) {
 	w.t.Helper()
 	var state string
@@ -148,9 +149,10 @@ func (w *world) rest(ctx context.Context, orders int) {
 		known, err := w.Count(ctx, "order", `SELECT count(*) FROM process_instance`)
 		open, also := w.Count(ctx, "order", `SELECT count(*) FROM process_instance WHERE status = 'running' AND attention = ''`)
 		commands, third := w.Count(ctx, "order", `SELECT count(*) FROM process_command WHERE status = 'pending'`)
+		attempts, fourth := w.Count(ctx, "payment", `SELECT count(*) FROM payments WHERE attempt_due IS NOT NULL`)
 		backlog, ok := w.Waiting(ctx)
-		state = fmt.Sprintf("%d processes, %d of them open, %d commands, %+v", known, open, commands, backlog)
-		return ok && err == nil && also == nil && third == nil && known == int64(orders) && open+commands+backlog.Unsent+backlog.Unapplied == 0
+		state = fmt.Sprintf("%d processes, %d of them open, %d commands, %d calls to the provider, %+v", known, open, commands, attempts, backlog)
+		return ok && errors.Join(err, also, third, fourth) == nil && known == int64(orders) && open+commands+attempts+backlog.Unsent+backlog.Unapplied == 0
 	})
 	if calm {
 		return

@@ -124,7 +124,7 @@ func (f *Fleet) once(part string) error {
 	f.mu.Unlock()
 	cmd := exec.Command(program, "part", part, "--data-dir", filepath.Join(f.opts.Dir, "data"), "--port-base", strconv.Itoa(f.base(part)))
 	cmd.Stderr = log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = ownGroup()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
