@@ -124,8 +124,11 @@ func (w *till) take(order string, request proto.Message) error {
 func (w *till) resolve(requestID string) (effective bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.known[requestID] = w.known[requestID]
-	return w.known[requestID]
+	effective, asked := w.known[requestID]
+	if !asked {
+		w.known[requestID] = false // and is refused from now on
+	}
+	return effective
 }
 
 // moveParcels dispatches what is planned, and delivers what was paid for if it
