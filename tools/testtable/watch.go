@@ -156,10 +156,10 @@ func (w *watcher) testEnded(e event, key string) {
 	w.tests[e.Package] = counts
 }
 
-// skipReason finds what t.Skip said: the line that names a file and is no
-// heading of the test framework.
+// skipReason finds what t.Skip said: the last line that names a file and is no
+// heading of the test framework; what was logged before stands above it.
 func skipReason(output []string) string {
-	for _, line := range output {
+	for _, line := range slices.Backward(output) {
 		text := strings.TrimSpace(line)
 		if file, reason, ok := strings.Cut(text, ": "); ok && strings.Contains(file, ".go:") {
 			return reason
