@@ -79,7 +79,7 @@ func open(t *testing.T) *world {
 	t.Logf("seed %d", *seed)
 	dir := testkit.Dir(t, "faults")
 	base := processes.FreeBase(t)
-	behind := processes.FreeBase(t)
+	behind := processes.FreeBase(t, base)
 	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}
 	w.database = processes.Listen(t, processes.Address(base+432), processes.Address(behind+432))
 	w.makeBroker(t.Context())

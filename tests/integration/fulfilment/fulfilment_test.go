@@ -15,7 +15,6 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -94,8 +93,8 @@ func open(t *testing.T) *world {
 	t.Logf("seed %d, %d orders", *seed, *orders)
 	dir := testkit.Dir(t, "fulfilment")
 	front := processes.FreeBase(t)
-	behind := apart(t, front)
-	store := apart(t, front, behind)
+	behind := processes.FreeBase(t, front)
+	store := processes.FreeBase(t, front, behind)
 	between := func(from, to, offset int) *processes.Proxy {
 		return processes.Listen(t, processes.Address(from+offset), processes.Address(to+offset))
 	}
@@ -120,17 +119,6 @@ func open(t *testing.T) *world {
 	w.to = to
 	t.Cleanup(func() { _ = w.to.Close() })
 	return w
-}
-
-// apart finds a port base whose ports are nobody else's.
-func apart(t *testing.T, from ...int) int {
-	const span = 1500 // of one base's ports
-	for {
-		base := processes.FreeBase(t)
-		if !slices.ContainsFunc(from, func(other int) bool { return max(base, other)-min(base, other) < span }) {
-			return base
-		}
-	}
 }
 
 // pass lets time go by while the fleet works; false once ctx has ended.

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -347,14 +348,16 @@ func (f *Fleet) base(part string) int {
 	return f.opts.Base
 }
 
-// FreeBase finds a port base of which every part's ports are free. All are below
+// FreeBase finds a port base of which every part's ports are free, and none is a
+// port of the other bases, where perhaps nobody listens yet. All are below
 // those that the system gives to outgoing connections (32768 and up on Linux): one
 // of these could take a part's port while the part is down.
-func FreeBase(t *testing.T) int {
+func FreeBase(t *testing.T, others ...int) int {
 	t.Helper()
+	const span = 1_500 // the highest port is 1,432 more than the base
 	for range 200 {
-		base := 10000 + 10*rand.IntN(2130) // its highest port is 1,432 more
-		free := true
+		base := 10_000 + 10*rand.IntN(2130)
+		free := !slices.ContainsFunc(others, func(other int) bool { return max(base, other)-min(base, other) < span })
 		for _, offset := range []int{81, 92, 101, 102, 103, 201, 202, 432, 1081, 1092, 1101, 1102, 1103, 1201, 1202, 1432} {
 			listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(base+offset))
 			if err != nil {
