@@ -82,11 +82,12 @@ func printProcess(a *app, r bench.Process) error {
 		row("memory they take\t%+d KiB\tflat", r.WaitingHeap>>10)
 	}
 	if n := len(r.Kills); n > 0 {
-		slices.SortFunc(r.Kills, func(a, b bench.Kill) int { return cmp.Compare(a.RecoveredSeconds, b.RecoveredSeconds) })
+		took := func(k bench.Kill) float64 { return k.ReadySeconds + k.RecoveredSeconds }
+		slices.SortFunc(r.Kills, func(a, b bench.Kill) int { return cmp.Compare(took(a), took(b)) })
 		worst, median := r.Kills[n-1], r.Kills[n/2]
-		row("killed by kill -9 %d times, serving again, median\t%.1f s\t", n, median.ReadySeconds)
-		row("no order of before stands still, others arriving, worst\t%.1f s later\t<= 5", worst.RecoveredSeconds)
-		row("median\t%.1f s later\t", median.RecoveredSeconds)
+		row("killed by kill -9 %d times: from the new start until no order of before stands still, worst\t%.1f s\t<= 5", n, took(worst))
+		row("of which until it serves\t%.1f s\t", worst.ReadySeconds)
+		row("median, of which until it serves\t%.1f s, %.1f s\t", took(median), median.ReadySeconds)
 	}
 	if err := table.Flush(); err != nil {
 		return err

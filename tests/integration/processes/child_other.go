@@ -4,6 +4,6 @@ package processes
 
 import "syscall"
 
-// ownGroup puts a part into a process group of its own, so that a signal to the
-// test is not one to the part.
-func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// OwnGroup puts a program into a process group of its own, so that a signal to the
+// test is not one to the program.
+func OwnGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -125,7 +125,7 @@ func (f *Fleet) once(part string) error {
 	f.mu.Unlock()
 	cmd := exec.Command(program, "part", part, "--data-dir", filepath.Join(f.opts.Dir, "data"), "--port-base", strconv.Itoa(f.base(part)))
 	cmd.Stderr = log
-	cmd.SysProcAttr = ownGroup()
+	cmd.SysProcAttr = OwnGroup()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err

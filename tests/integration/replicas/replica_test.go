@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tidemark-dev/tidemark/tests/integration/processes"
 )
 
 // replica is a timeline in a process of its own.
@@ -79,7 +81,7 @@ func (r *replica) start() {
 	defer func() { _ = log.Close() }()
 	r.cmd = exec.Command(r.binary, r.args...)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	r.cmd.SysProcAttr = processes.OwnGroup()
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
