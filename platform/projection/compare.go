@@ -329,7 +329,7 @@ func (c *comparison[S]) differ(d Difference) {
 
 // personal reports whether a field holds personal data, or is around some.
 func (c *comparison[S]) personal(table, field string) bool {
-	return c.p.contract.keepsPersonal(table, field)
+	return c.p.contract.KeepsPersonal(table, field)
 }
 
 // conclude turns what was found into reasons to refuse.

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/schemas/control"
@@ -81,7 +82,7 @@ type Config struct {
 type Projection[S any] struct {
 	cfg       Config
 	view      View[S]
-	contract  *Contract // nil if there is none
+	contract  *contract.Contract // nil if there is none
 	pager     *rpc.Pager
 	engine    engine[S]
 	own       generation
@@ -139,18 +140,16 @@ func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S],
 		return nil, err
 	}
 	p := newProjection(cfg, view)
+	var err error
 	p.family = &family[S]{members: map[string]*member[S]{}, again: make(chan struct{}, 1), tasks: make(chan struct{}, 1)}
 	if cfg.Contract != "" {
-		contract, err := ParseContract([]byte(cfg.Contract))
-		if err != nil {
+		if p.contract, err = contract.Parse([]byte(cfg.Contract)); err != nil {
 			return nil, err
 		}
-		if err := contract.about(view.Name, view.Version, view.Sources); err != nil {
+		if err := p.contract.Match(view.Name, view.Version, view.Sources); err != nil {
 			return nil, err
 		}
-		p.contract = contract
 	}
-	var err error
 	if p.pager, err = rpc.NewPager([]byte(cfg.PageSecret)); err != nil {
 		return nil, err
 	}

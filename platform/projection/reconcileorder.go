@@ -348,7 +348,7 @@ func (p *Projection[S]) compareRows(id string, spec *tableSpec, stored, expected
 				continue
 			}
 			d := Difference{Order: id, Table: spec.name, Key: keyText(spec.all, r), Field: f.name, Base: f.base, Value: f.value}
-			if p.contract.keepsPersonal(d.Table, d.Field) {
+			if p.contract.KeepsPersonal(d.Table, d.Field) {
 				d.Base, d.Value = masked, masked
 			}
 			v.differences = append(v.differences, d)
@@ -367,12 +367,4 @@ func (p *Projection[S]) compareRows(id string, spec *tableSpec, stored, expected
 			differ(got, []fieldApart{{value: "(row)"}})
 		}
 	}
-}
-
-// keepsPersonal reports whether a field holds personal data, or is around some.
-func (c *Contract) keepsPersonal(table, field string) bool {
-	full := table + "." + field
-	return c != nil && slices.ContainsFunc(c.PersonalData, func(d PersonalData) bool {
-		return full == d.Field || strings.HasPrefix(full, d.Field+".") || strings.HasPrefix(d.Field, full+".")
-	})
 }

@@ -66,7 +66,7 @@ func (s *readModelServer[S]) DescribeReadModel(ctx context.Context, r *readmodel
 	if err != nil {
 		return nil, err
 	}
-	return &readmodelv1.DescribeReadModelResponse{Contract: s.p.contract.proto(), Standing: now}, nil
+	return &readmodelv1.DescribeReadModelResponse{Contract: s.p.contract.Proto(), Standing: now}, nil
 }
 
 const (

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
@@ -50,6 +51,21 @@ func (s *subject) served() grpc.ClientConnInterface {
 	s.t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
+
+const tallyContract = `
+name: tally
+version: 1
+question: What was noted?
+owner: tests
+consumers: [these tests]
+sources: [order, payment]
+staleness_objective: 5s
+queries: {GetTally: read-your-write, ListTallies: analytical}
+rebuild: {strategy: from the topics, time_budget: 15m per million facts}
+reconciliation: [parts equal the owner's]
+personal_data: [{field: parts.doc.name, purpose: to call them}]
+policy: {late: {after: 48h}}
+`
 
 func withContract(c *projection.Config, _ *projection.View[tally]) { c.Contract = tallyContract }
 
@@ -145,11 +161,11 @@ func TestAlertsAskForMetricsThatAreExported(t *testing.T) {
 	}
 	answer := httptest.NewRecorder()
 	tel.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
-	contract, err := projection.ParseContract([]byte(tallyContract))
+	promised, err := contract.Parse([]byte(tallyContract))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := contract.Alerts()
+	rules, err := promised.Alerts()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 )
 
 // Contract compares readmodel.yaml, in the working directory, with the view and
@@ -28,13 +29,12 @@ func Contract[S any](t *testing.T, view projection.View[S], service grpc.Service
 	if err != nil {
 		t.Fatalf("a read model carries its contract: %v", err)
 	}
-	c, err := projection.ParseContract(text)
+	c, err := contract.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Name != view.Name || c.Version != view.Version || !slices.Equal(c.Sources, view.Sources) {
-		t.Errorf("readmodel.yaml is about %s %d from %v, the code about %s %d from %v",
-			c.Name, c.Version, c.Sources, view.Name, view.Version, view.Sources)
+	if err := c.Match(view.Name, view.Version, view.Sources); err != nil {
+		t.Error(err)
 	}
 	for _, problem := range append(queries(c, service), personal(t, c, view, sample)...) {
 		t.Error(problem)
@@ -43,7 +43,7 @@ func Contract[S any](t *testing.T, view projection.View[S], service grpc.Service
 }
 
 // queries compares the queries that a contract lists with those of a service.
-func queries(c *projection.Contract, service grpc.ServiceDesc) (problems []string) {
+func queries(c *contract.Contract, service grpc.ServiceDesc) (problems []string) {
 	methods := map[string]bool{}
 	for _, m := range service.Methods {
 		methods[m.MethodName] = true
@@ -65,7 +65,7 @@ func queries(c *projection.Contract, service grpc.ServiceDesc) (problems []strin
 }
 
 // personal compares where the view keeps personal data with where it says so.
-func personal[S any](t *testing.T, c *projection.Contract, view projection.View[S], sample []event.Fact) (problems []string) {
+func personal[S any](t *testing.T, c *contract.Contract, view projection.View[S], sample []event.Fact) (problems []string) {
 	t.Helper()
 	m := projection.NewMemory(view)
 	if err := m.Apply(sample...); err != nil {

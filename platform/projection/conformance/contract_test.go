@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 )
 
 // Contact is personal data of the view of these tests.
@@ -42,16 +43,16 @@ func TestPersonalDataIsWhereTheContractSays(t *testing.T) {
 		Body:     &greeted{&Contact{"Ana Maria"}},
 	}
 	quiet := func(string) string { return "a guest came" }
-	declared := func(fields ...string) *projection.Contract {
-		c := &projection.Contract{}
+	declared := func(fields ...string) *contract.Contract {
+		c := &contract.Contract{}
 		for _, f := range fields {
-			c.PersonalData = append(c.PersonalData, projection.PersonalData{Field: f, Purpose: "to greet"})
+			c.PersonalData = append(c.PersonalData, contract.PersonalData{Field: f, Purpose: "to greet"})
 		}
 		return c
 	}
 	tests := []struct {
 		name     string
-		contract *projection.Contract
+		contract *contract.Contract
 		words    func(string) string
 		want     string
 	}{
@@ -86,7 +87,7 @@ func TestEveryQueryHasAClass(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := strings.Join(queries(&projection.Contract{Queries: tt.queries}, service), "\n")
+			got := strings.Join(queries(&contract.Contract{Queries: tt.queries}, service), "\n")
 			if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 )
 
 // law tries the law on drawn histories, and shrinks what breaks it.
@@ -178,12 +179,12 @@ func (k *kit[S]) personal(*testing.T) error {
 	if err != nil {
 		return fmt.Errorf("a read model carries its contract: %w", err)
 	}
-	var contract projection.Contract
-	if err := yaml.Unmarshal(text, &contract); err != nil {
+	var promised contract.Contract
+	if err := yaml.Unmarshal(text, &promised); err != nil {
 		return fmt.Errorf("readmodel.yaml: %w", err)
 	}
 	named := map[string]bool{} // field → found
-	for _, p := range contract.PersonalData {
+	for _, p := range promised.PersonalData {
 		named[p.Field] = false
 	}
 	for _, apart := range []bool{true, false} {

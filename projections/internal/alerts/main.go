@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 )
 
 func main() {
@@ -54,15 +54,15 @@ func one(path, into string, check bool) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
-	contract, err := projection.ParseContract(text)
+	promised, err := contract.Parse(text)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	rules, err := contract.Alerts()
+	rules, err := promised.Alerts()
 	if err != nil {
 		return "", err
 	}
-	file = filepath.Join(into, "alerts-"+contract.Name+".yml")
+	file = filepath.Join(into, "alerts-"+promised.Name+".yml")
 	if !check {
 		return file, os.WriteFile(file, rules, 0o644)
 	}

@@ -64,6 +64,10 @@ func Rules() []Rule {
 			Why: "pure domain code uses these; they stay standard library only",
 		},
 		{
+			Files: []string{"platform/projection/contract/*"}, Allow: []string{"proto/readmodel/"},
+			Why: "a promise is read without what keeps it",
+		},
+		{
 			Files: []string{"platform/..."},
 			Allow: []string{"platform/", "proto/journal/", "proto/freshness/", "proto/readmodel/", "schemas"},
 			Forbid: []string{

@@ -1,10 +1,10 @@
-package projection_test
+package contract_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/contract"
 )
 
 const tallyContract = `
@@ -22,7 +22,7 @@ personal_data: [{field: parts.doc.name, purpose: to call them}]
 policy: {late: {after: 48h}}
 `
 
-func TestParseContractNamesWhatIsWrong(t *testing.T) {
+func TestParseNamesWhatIsWrong(t *testing.T) {
 	tests := []struct{ name, old, with, want string }{
 		{"unknown field", "owner: tests", "owner: tests\nslo: 5s", "slo"},
 		{"no name", "name: tally", "", "name is missing"},
@@ -44,7 +44,7 @@ func TestParseContractNamesWhatIsWrong(t *testing.T) {
 		{"policy not stated", "policy: {late: {after: 48h}}", "", "policy"},
 		{"a second document", "owner: tests", "owner: tests\n---\nname: other", ""},
 	}
-	if _, err := projection.ParseContract([]byte(tallyContract)); err != nil {
+	if _, err := contract.Parse([]byte(tallyContract)); err != nil {
 		t.Fatalf("the whole contract: %v", err)
 	}
 	for _, tt := range tests {
@@ -53,7 +53,7 @@ func TestParseContractNamesWhatIsWrong(t *testing.T) {
 			if text == tallyContract {
 				t.Fatal("the test changes nothing")
 			}
-			_, err := projection.ParseContract([]byte(text))
+			_, err := contract.Parse([]byte(text))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an error with %q", err, tt.want)
 			}

@@ -1,4 +1,6 @@
-package projection
+// Package contract reads what a read model promises, readmodel.yaml beside its
+// code, and writes the alert rules that hold it to that.
+package contract
 
 import (
 	"bytes"
@@ -17,9 +19,9 @@ import (
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
 
-// Contract is what a read model promises: readmodel.yaml beside its code. The
-// program carries it and serves it, alerts are generated from it, and package
-// conformance compares it with the code.
+// Contract is what a read model promises. The program carries it and serves it,
+// alerts are generated from it, and package conformance compares it with the
+// code.
 type Contract struct {
 	Name               string            `yaml:"name"`
 	Version            int               `yaml:"version"`
@@ -52,9 +54,9 @@ var consistencies = map[string]readmodelv1.Consistency{
 	"analytical":      readmodelv1.Consistency_CONSISTENCY_ANALYTICAL,
 }
 
-// ParseContract reads a contract and says everything that is wrong with it: what
-// is unknown, and what is missing.
-func ParseContract(text []byte) (*Contract, error) {
+// Parse reads a contract and says everything that is wrong with it: what is
+// unknown, and what is missing.
+func Parse(text []byte) (*Contract, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	c := &Contract{}
@@ -111,8 +113,8 @@ func (c *Contract) check() error {
 	return errors.Join(errs...)
 }
 
-// about reports whether the contract is about a view.
-func (c *Contract) about(name string, version int, sources []string) error {
+// Match says what is wrong if the contract is not about this version of a view.
+func (c *Contract) Match(name string, version int, sources []string) error {
 	if c.Name != name || c.Version != version || !slices.Equal(c.Sources, sources) {
 		return fmt.Errorf("readmodel.yaml is about %s %d from %v, the code about %s %d from %v",
 			c.Name, c.Version, c.Sources, name, version, sources)
@@ -120,7 +122,17 @@ func (c *Contract) about(name string, version int, sources []string) error {
 	return nil
 }
 
-func (c *Contract) proto() *readmodelv1.Contract {
+// KeepsPersonal reports whether a field of a table, or a path inside a JSON
+// column, holds personal data or is around some. Without a contract none does.
+func (c *Contract) KeepsPersonal(table, field string) bool {
+	full := table + "." + field
+	return c != nil && slices.ContainsFunc(c.PersonalData, func(d PersonalData) bool {
+		return full == d.Field || strings.HasPrefix(full, d.Field+".") || strings.HasPrefix(d.Field, full+".")
+	})
+}
+
+// Proto returns the contract as it is served, nil if there is none.
+func (c *Contract) Proto() *readmodelv1.Contract {
 	if c == nil {
 		return nil
 	}
