@@ -61,7 +61,8 @@ type Tuning struct {
 	// looking at the other relays; default 1 s.
 	Poll time.Duration
 	// ControlEvery is the least time between two control records of a partition
-	// in its data topic; default 1 s.
+	// in its data topic; default 500 ms. What a reader can prove of a partition is
+	// this old before the next record comes (docs/adr/0033).
 	ControlEvery time.Duration
 	// Coalesce is the least time between two reads when four events were found by
 	// the last one, and proportionally more, up to ten times, when more were;
@@ -80,7 +81,7 @@ func (t Tuning) withDefaults() Tuning {
 	}
 	set(&t.LeaseTTL, 5*time.Second)
 	set(&t.Poll, time.Second)
-	set(&t.ControlEvery, time.Second)
+	set(&t.ControlEvery, 500*time.Millisecond)
 	set(&t.Coalesce, 2*time.Millisecond)
 	if t.BatchPerPartition <= 0 {
 		t.BatchPerPartition = DefaultBatch

@@ -31,7 +31,7 @@ type Rebuilds struct {
 	Read        Quantiles `json:"read_ms"`
 	DuringSwap  Quantiles `json:"read_during_swap_ms"`
 	// Staleness is the greatest of the sources' in each answer; a control record
-	// comes once a second, so it is about half a second when nothing is late.
+	// comes twice a second, so it is about a quarter of one when nothing is late.
 	Staleness Quantiles `json:"staleness_ms"`
 }
 
