@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // settleTime is how long the copy may have more than its source has marked
@@ -23,12 +25,12 @@ type surplus struct {
 // finding is what a control record showed, to be told once it is stored.
 type finding struct {
 	source      string
-	result      settlement
+	result      completeness.Settlement
 	low, high   int64
 	number      int64
-	task        task
+	task        completeness.Task
 	count, want int64
-	state, was  completeness
+	state, was  completeness.State
 	opened      string // an epoch that was opened after another one
 }
 
@@ -82,7 +84,7 @@ func (it *item) reference(partition int32) string {
 
 // tally counts a fact unless it was counted before: each identity once,
 // whatever its verdict.
-func (b *books) tally(it *item, partition int32, known map[string]bool) bool {
+func tally(b *completeness.Books, it *item, partition int32, known map[string]bool) bool {
 	g := it.given
 	if g.mayBeCounted() {
 		reference := it.reference(partition)
@@ -93,7 +95,7 @@ func (b *books) tally(it *item, partition int32, known map[string]bool) bool {
 	} else if !g.counts() {
 		return false
 	}
-	b.count(it.fact.Envelope)
+	b.Count(it.fact.Envelope)
 	return true
 }
 
@@ -110,13 +112,13 @@ func (b *batchRun[S]) account(items []item, known map[string]bool, d *delta) {
 		b.at.offsets[it.ref.Topic] = it.ref.Offset + 1
 		switch {
 		case it.kind == itemFact:
-			b.at.books.tally(it, b.pt.number, known)
-		case it.kind == itemMark && it.mark.idle:
-			b.marks.wait(it.mark, it.ref.Offset, now)
+			tally(&b.at.books, it, b.pt.number, known)
+		case it.kind == itemMark && it.mark.Idle:
+			b.marks.Wait(it.mark, it.ref.Offset, now)
 		case it.kind == itemMark:
 			b.pass(it.mark, it.ref.Offset, true, now, d)
 		}
-		if len(b.marks.waiting) > 0 {
+		if len(b.marks.Waiting) > 0 {
 			b.retry(now, d)
 		}
 	}
@@ -124,18 +126,18 @@ func (b *batchRun[S]) account(items []item, known map[string]bool, d *delta) {
 
 // retry takes idle marks whose place is reached.
 func (b *batchRun[S]) retry(now time.Time, d *delta) {
-	for source, w := range b.marks.waiting {
+	for source, w := range b.marks.Waiting {
 		topic := b.p.topics[source]
-		if b.pt.ids[topic] != w.mark.topicID {
+		if b.pt.ids[topic] != w.Mark.TopicID {
 			continue
 		}
-		at, place := b.at.offsets[topic], w.mark.end
-		if end, ok := b.p.ends.after(w.since, topic, b.pt.number); ok && end < place && at == end {
+		at, place := b.at.offsets[topic], w.Mark.End
+		if end, ok := b.p.ends.after(w.Since, topic, b.pt.number); ok && end < place && at == end {
 			place = end // the log ends before: what was behind is lost, and totals tell what
 		}
 		if at >= place {
-			delete(b.marks.waiting, source)
-			b.pass(w.mark, at, at == place, now, d)
+			delete(b.marks.Waiting, source)
+			b.pass(w.Mark, at, at == place, now, d)
 		} else {
 			b.p.ends.ask()
 		}
@@ -144,19 +146,19 @@ func (b *batchRun[S]) retry(now time.Time, d *delta) {
 
 // pass takes a control record at an offset of its source's topic. exact says that
 // the reader is at its very place, so that totals can be compared.
-func (b *batchRun[S]) pass(r mark, offset int64, exact bool, now time.Time, d *delta) {
-	before, newer := b.marks.take(r)
+func (b *batchRun[S]) pass(r completeness.Mark, offset int64, exact bool, now time.Time, d *delta) {
+	before, newer := b.marks.Take(r)
 	if !newer {
 		return // of an older epoch or term, or seen before
 	}
-	book := b.at.books.of(r.source)
-	f := finding{source: r.source, was: book.State, number: r.number, want: r.totals.Count}
-	if r.epoch > book.Epoch && book.open(r.epoch, r.first) {
-		f.opened = r.epoch
-		d.supersede(r.source, b.p.topics[r.source], r.epoch, offset)
+	book := b.at.books.Of(r.Source)
+	f := finding{source: r.Source, was: book.State, number: r.Number, want: r.Totals.Count}
+	if r.Epoch > book.Epoch && book.Open(r.Epoch, r.First) {
+		f.opened = r.Epoch
+		d.supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
 	}
-	book.Names, book.Blocked = r.blocked, r.names
-	hole := before.misses(r)
+	book.Names, book.Blocked = r.Blocked, r.Names
+	hole := before.Misses(r)
 	if !exact {
 		book.Hole = book.Hole || hole
 		if f.opened != "" {
@@ -164,15 +166,15 @@ func (b *batchRun[S]) pass(r mark, offset int64, exact bool, now time.Time, d *d
 		}
 		return
 	}
-	over := b.surplus[r.source]
+	over := b.surplus[r.Source]
 	overdue := !over.passed.IsZero() && now.Sub(over.passed) >= settleTime
-	f.result = book.check(r, hole, overdue)
-	if f.result == more {
-		b.surplus[r.source] = b.overrun(over, r.source, now)
+	f.result = book.Check(r, hole, overdue)
+	if f.result == completeness.More {
+		b.surplus[r.Source] = b.overrun(over, r.Source, now)
 	} else {
-		delete(b.surplus, r.source)
+		delete(b.surplus, r.Source)
 	}
-	f.state, f.task, f.low, f.high, f.count = book.State, book.Task, book.Low, book.High, book.Totals[r.epoch].Count
+	f.state, f.task, f.low, f.high, f.count = book.State, book.Task, book.Low, book.High, book.Totals[r.Epoch].Count
 	b.found = append(b.found, f)
 }
 
@@ -219,12 +221,12 @@ func (p *Projection[S]) report(ctx context.Context, partition int32, found []fin
 				"source", f.source, "partition", partition, "epoch", f.opened)
 		}
 		switch {
-		case f.state == violated && f.was != violated:
+		case f.state == completeness.Violated && f.was != completeness.Violated:
 			p.metrics.fault(ctx, f.source, partition, f.result)
 			p.cfg.Log.ErrorContext(ctx, "control totals prove a fault; it is healed from the owner", "generation", p.own.String(),
 				"source", f.source, "partition", partition, "fault", f.result.String(), "from_sequence", f.low, "to_sequence", f.high,
 				"record", f.number, "counted", f.count, "sent", f.want)
-		case f.was == violated && f.state == proven:
+		case f.was == completeness.Violated && f.state == completeness.Proven:
 			p.cfg.Log.InfoContext(ctx, "control totals agree again", "generation", p.own.String(),
 				"source", f.source, "partition", partition, "record", f.number, "counted", f.count)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // batchRun is one transaction of a partition.
@@ -20,7 +21,7 @@ type batchRun[S any] struct {
 	pt      *partition[S]
 	at      position
 	delta   *delta
-	marks   *marks
+	marks   *completeness.Marks
 	surplus map[string]surplus
 	found   []finding
 	begun   bool
@@ -31,7 +32,7 @@ func (b *batchRun[S]) run(ctx context.Context, tx *postgres.BatchTx, items []ite
 		b.pt.forget()
 	}
 	b.begun, b.delta, b.found = true, nil, nil
-	b.marks, b.surplus = b.pt.marks.clone(), maps.Clone(b.pt.surplus)
+	b.marks, b.surplus = b.pt.marks.Clone(), maps.Clone(b.pt.surplus)
 	var err error
 	if b.at, err = b.lock(ctx, tx, items); err != nil {
 		return err
@@ -160,8 +161,8 @@ func (b *batchRun[S]) sort(items []item) (inputs []*orderInput[S], moved bool, e
 		next[it.ref.Topic] = it.ref.Offset + 1
 		switch it.kind {
 		case itemMark:
-			if !it.mark.idle {
-				opened[it.mark.source] = max(opened[it.mark.source], it.mark.epoch)
+			if !it.mark.Idle {
+				opened[it.mark.Source] = max(opened[it.mark.Source], it.mark.Epoch)
 			}
 		case itemFact:
 			in := byOrder[it.fact.Key]
@@ -184,7 +185,7 @@ func (b *batchRun[S]) sort(items []item) (inputs []*orderInput[S], moved bool, e
 func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *delta) error {
 	stored := maps.Clone(b.at.offsets)
 	if next, ok := stored[b.p.cfg.ControlTopic]; ok {
-		stored[b.p.cfg.ControlTopic] = b.marks.hold(next)
+		stored[b.p.cfg.ControlTopic] = b.marks.Hold(next)
 	}
 	text, err := json.Marshal(stored)
 	if err != nil {
@@ -201,7 +202,7 @@ func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *delta)
 		}
 	}
 	d.queue(batch, b.p.sql, b.pt.number, b.p.own.version)
-	b.marks.queue(batch, b.pt.number)
+	queueMarks(batch, b.marks, b.pt.number)
 	batch.Queue(movePosition, b.pt.number, text, sealed)
 	if err := tx.Commit(ctx, batch); err != nil {
 		return fmt.Errorf("write a batch: %w", err)
@@ -210,15 +211,15 @@ func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *delta)
 	return nil
 }
 
-// queue writes the marks that moved.
-func (m *marks) queue(b *pgx.Batch, number int32) {
+// queueMarks writes the marks that moved.
+func queueMarks(b *pgx.Batch, m *completeness.Marks, number int32) {
 	var sources, epochs []string
 	var terms, numbers, blocked []int64
 	var asOf []time.Time
-	for source := range m.dirty {
-		t := m.taken[source]
-		sources, epochs, asOf = append(sources, source), append(epochs, t.epoch), append(asOf, t.asOf)
-		terms, numbers, blocked = append(terms, t.term), append(numbers, t.number), append(blocked, t.blocked)
+	for source := range m.Dirty {
+		t := m.Taken[source]
+		sources, epochs, asOf = append(sources, source), append(epochs, t.Epoch), append(asOf, t.AsOf)
+		terms, numbers, blocked = append(terms, t.Term), append(numbers, t.Number), append(blocked, t.Blocked)
 	}
 	if len(sources) > 0 {
 		b.Queue(upsertMarks, number, sources, epochs, terms, numbers, asOf, blocked)
@@ -233,12 +234,12 @@ func (b *batchRun[S]) committed(ctx context.Context) {
 	b.pt.surplus = b.surplus
 	b.p.mu.Unlock()
 	var marked []int32
-	for source := range b.marks.dirty {
-		taken := b.marks.taken[source]
-		b.p.seen.note(b.pt.number, source, taken.epoch, taken.asOf)
+	for source := range b.marks.Dirty {
+		taken := b.marks.Taken[source]
+		b.p.seen.note(b.pt.number, source, taken.Epoch, taken.AsOf)
 		marked = []int32{b.pt.number}
 	}
-	clear(b.marks.dirty)
+	clear(b.marks.Dirty)
 	if len(b.pt.orders) > cacheSize {
 		keep := cacheSize / 2
 		for id := range b.pt.orders { // map order is random enough

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // A new generation first copies in bulk what the logs have already: it folds in
@@ -314,7 +315,7 @@ func (b *bulk[S]) finish(ctx context.Context, tx pgx.Tx, at []position) error {
 		}
 		maps.Copy(known, own)
 		position := at[number]
-		position.books, position.offsets = books{}, map[string]int64{}
+		position.books, position.offsets = completeness.Books{}, map[string]int64{}
 		if err := json.Unmarshal(text, &position.books); err != nil {
 			return err
 		}
@@ -363,7 +364,7 @@ func (b *bulk[S]) giveUp(ctx context.Context, tx pgx.Tx, at []position) error {
 	}
 	moves := &pgx.Batch{}
 	for number := range at {
-		at[number].offsets, at[number].books = map[string]int64{}, books{}
+		at[number].offsets, at[number].books = map[string]int64{}, completeness.Books{}
 		for _, topic := range b.p.dataTopics() {
 			at[number].offsets[topic] = 0
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // bulkPass is a pass under way: the orders of one part, in memory, until all of
@@ -22,8 +23,8 @@ type bulkPass[S any] struct {
 	orders map[string]*bulkOrder[S]
 	out    *outcome // of the fact at hand
 	delta  *delta   // what ordinary statements write at the end: parked facts, sums
-	books  books
-	marks  *marks
+	books  completeness.Books
+	marks  *completeness.Marks
 	opened map[string]string // newest epoch that was opened, by source
 	known  map[string]bool   // facts that were counted when they were set aside
 	odd    map[string]bool   // orders that are taken one fact at a time
@@ -49,7 +50,7 @@ func (b *bulk[S]) newPass(part bulkPart) *bulkPass[S] {
 		b.odd[part.number] = map[string]bool{}
 	}
 	pass := &bulkPass[S]{
-		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.clone(), marks: newMarks(), budget: share(b.p.cfg.Generations.BulkMemory, b.many),
+		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.Clone(), marks: completeness.NewMarks(), budget: share(b.p.cfg.Generations.BulkMemory, b.many),
 		opened: map[string]string{}, known: map[string]bool{}, odd: b.odd[part.number],
 		state: b.table("state", "order_id", "partition", "state", "applied"), member: b.table("member", "aggregate_type", "aggregate_id", "order_id"),
 		// What is not nil spares the engine to derive what was before.
@@ -71,16 +72,6 @@ func (b *bulk[S]) newPass(part bulkPart) *bulkPass[S] {
 		pass.copies = append(pass.copies, t)
 	}
 	return pass
-}
-
-func (b books) clone() books {
-	c := books{Revision: b.Revision, Sources: map[string]*book{}}
-	for source, of := range b.Sources {
-		copied := *of
-		copied.Totals = maps.Clone(of.Totals)
-		c.Sources[source] = &copied
-	}
-	return c
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -132,16 +123,16 @@ func (b *bulkPass[S]) take(ctx context.Context, it *bulkItem) error {
 
 // pass takes a control record. Nothing is compared: that is left to the next one,
 // behind what is copied in bulk.
-func (b *bulkPass[S]) pass(r mark, offset int64) {
-	b.opened[r.source] = max(b.opened[r.source], r.epoch)
-	if _, newer := b.marks.take(r); !newer {
+func (b *bulkPass[S]) pass(r completeness.Mark, offset int64) {
+	b.opened[r.Source] = max(b.opened[r.Source], r.Epoch)
+	if _, newer := b.marks.Take(r); !newer {
 		return
 	}
-	book := b.books.of(r.source)
-	if r.epoch > book.Epoch && book.open(r.epoch, r.first) {
-		b.delta.supersede(r.source, b.p.topics[r.source], r.epoch, offset)
+	book := b.books.Of(r.Source)
+	if r.Epoch > book.Epoch && book.Open(r.Epoch, r.First) {
+		b.delta.supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
 	}
-	book.Names, book.Blocked = r.blocked, r.names
+	book.Names, book.Blocked = r.Blocked, r.Names
 }
 
 // fact gives one fact its verdict and folds it.
@@ -166,7 +157,7 @@ func (b *bulkPass[S]) fact(ctx context.Context, it *item, bytes int) error {
 			return b.isOdd(it.fact.Key)
 		}
 	}
-	b.books.tally(it, b.part.number, b.known)
+	tally(&b.books, it, b.part.number, b.known)
 	return b.hand(ctx, it.fact.Key)
 }
 
@@ -318,9 +309,9 @@ func (b *bulkPass[S]) finish(ctx context.Context, tx pgx.Tx, records int64) erro
 		kept = b.books
 	}
 	for source, book := range b.books.Sources {
-		kept.of(source).Totals = book.Totals
+		kept.Of(source).Totals = book.Totals
 		// Which sequences were marked since totals agreed is not known.
-		kept.of(source).Hole = last
+		kept.Of(source).Hole = last
 	}
 	text, err := json.Marshal(kept)
 	if err != nil {
@@ -333,7 +324,7 @@ func (b *bulkPass[S]) finish(ctx context.Context, tx pgx.Tx, records int64) erro
 	batch := &pgx.Batch{}
 	b.delta.queue(batch, b.p.sql, b.part.number, b.p.own.version)
 	if last {
-		b.marks.queue(batch, b.part.number)
+		queueMarks(batch, b.marks, b.part.number)
 	}
 	batch.Queue(finishPart, b.part.number, b.part.done+1, ids, text, records*(b.part.done+1)/b.part.buckets)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // What an order weighs in memory, in bytes, more or less: by itself, and with
@@ -48,7 +49,7 @@ type bulkPart struct {
 	number        int32
 	logs          map[string]consumer.Bounds
 	ids           map[string]string
-	books         books // as they begin, with the totals of the passes before
+	books         completeness.Books // as they begin, with the totals of the passes before
 	done, buckets int64
 }
 

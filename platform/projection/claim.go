@@ -10,13 +10,14 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // position is a locked position row.
 type position struct {
 	revision, term int64
 	offsets        map[string]int64
-	books          books
+	books          completeness.Books
 }
 
 const lockPosition = `SELECT revision, term, offsets, books FROM position WHERE partition = $1 FOR UPDATE`
@@ -35,7 +36,7 @@ func (p *Projection[S]) scanPosition(r pgx.Row) (position, error) {
 	}
 	if locked.books.Revision != locked.revision && len(locked.offsets) > 0 {
 		for _, source := range p.view.Sources {
-			locked.books.of(source).doubt(taskRecount, "facts were copied here by a version that did not count them")
+			locked.books.Of(source).Require(completeness.TaskRecount, "facts were copied here by a version that did not count them")
 		}
 	}
 	return locked, nil
@@ -54,7 +55,7 @@ func (p *position) seal() ([]byte, error) {
 // Claim makes this process the owner of a partition number. It implements
 // [consumer.Handler].
 func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]string) (map[string]int64, error) {
-	pt := &partition[S]{number: number, ids: ids, orders: map[string]*order[S]{}, marks: newMarks(), surplus: map[string]surplus{}}
+	pt := &partition[S]{number: number, ids: ids, orders: map[string]*order[S]{}, marks: completeness.NewMarks(), surplus: map[string]surplus{}}
 	bounds, err := p.boundsOnce(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("claim partition %d of %s: %w", number, p.own, err)
@@ -98,10 +99,10 @@ func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]
 			return err
 		}
 		var source string
-		var m sourceMark
-		_, err = pgx.ForEachRow(rows, []any{&source, &m.epoch, &m.term, &m.number, &m.asOf, &m.blocked}, func() error {
+		var m completeness.SourceMark
+		_, err = pgx.ForEachRow(rows, []any{&source, &m.Epoch, &m.Term, &m.Number, &m.AsOf, &m.Blocked}, func() error {
 			taken := m
-			pt.marks.taken[source] = &taken
+			pt.marks.Taken[source] = &taken
 			return nil
 		})
 		return err
@@ -149,7 +150,7 @@ func (p *Projection[S]) follow(number int32, at *position, stored, ids map[strin
 		changes = append(changes, what)
 		for source, of := range p.topics {
 			if of == topic {
-				at.books.of(source).doubt(taskHeads, what)
+				at.books.Of(source).Require(completeness.TaskHeads, what)
 			}
 		}
 	}

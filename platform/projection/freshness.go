@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // maxBlocked is how many aggregates a source names that it holds back. With
@@ -29,7 +31,7 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 	now, seen := time.Now(), p.answering().seen
 	for _, source := range p.view.Sources {
 		s := &freshnessv1.SourceFreshness{Source: source}
-		var all []book
+		var all []completeness.Book
 		var asOf time.Time
 		var staleness time.Duration
 		for m := range got.known.of(q.partition, source) {
@@ -85,7 +87,7 @@ func etag(f *freshnessv1.Freshness, doc *appliedDoc, passed *time.Time) string {
 
 // prove says what the books of the partitions behind an answer amount to: no
 // more than the worst of them.
-func prove(s *freshnessv1.SourceFreshness, all []book, partitions int, now time.Time) {
+func prove(s *freshnessv1.SourceFreshness, all []completeness.Book, partitions int, now time.Time) {
 	s.Completeness, s.CompletenessReason = freshnessv1.Completeness_COMPLETENESS_PROVEN, ""
 	worse := func(c freshnessv1.Completeness, reason string) {
 		if c > s.GetCompleteness() {
@@ -101,9 +103,9 @@ func prove(s *freshnessv1.SourceFreshness, all []book, partitions int, now time.
 			until = b.Until
 		}
 		switch b.State {
-		case violated:
+		case completeness.Violated:
 			worse(freshnessv1.Completeness_COMPLETENESS_VIOLATED, b.Reason)
-		case proven:
+		case completeness.Proven:
 		default:
 			worse(freshnessv1.Completeness_COMPLETENESS_UNPROVEN, b.Reason)
 		}

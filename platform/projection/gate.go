@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // The gate decides whether a generation may answer in another one's place: it
@@ -140,7 +141,7 @@ func rest(ctx context.Context, d time.Duration) error {
 type side struct {
 	offsets  map[int32]map[string]int64
 	topicIDs map[int32]map[string]string
-	books    map[int32]books
+	books    map[int32]completeness.Books
 	age      time.Duration // of the oldest as_of
 	marks    int64
 }
@@ -182,7 +183,7 @@ func (p *Projection[S]) inSnapshot(ctx context.Context, fn func(pgx.Tx) error) e
 }
 
 func (p *Projection[S]) side(ctx context.Context, tx pgx.Tx, schema string) (side, error) {
-	s := side{offsets: map[int32]map[string]int64{}, topicIDs: map[int32]map[string]string{}, books: map[int32]books{}}
+	s := side{offsets: map[int32]map[string]int64{}, topicIDs: map[int32]map[string]string{}, books: map[int32]completeness.Books{}}
 	quoted := pgx.Identifier{schema}.Sanitize()
 	rows, err := tx.Query(ctx, "SELECT partition, offsets, topic_ids, books FROM "+quoted+".position")
 	if err != nil {
@@ -193,7 +194,7 @@ func (p *Projection[S]) side(ctx context.Context, tx pgx.Tx, schema string) (sid
 	_, err = pgx.ForEachRow(rows, []any{&number, &offsets, &ids, &text}, func() error {
 		var at map[string]int64
 		var named map[string]string
-		var b books
+		var b completeness.Books
 		for _, part := range []struct {
 			from []byte
 			to   any
@@ -237,7 +238,7 @@ func (p *Projection[S]) checkBooks(report *Report, new, old side) {
 	for number := range p.cfg.Kafka.PartitionCount() {
 		for _, source := range p.view.Sources {
 			subject := fmt.Sprintf("source %s, partition %d", source, number)
-			has, had := book{State: unproven, Reason: "not compared yet"}, book{State: unproven}
+			has, had := completeness.Book{State: completeness.Unproven, Reason: "not compared yet"}, completeness.Book{State: completeness.Unproven}
 			if b := new.books[number].Sources[source]; b != nil {
 				has = *b
 			}
@@ -245,9 +246,9 @@ func (p *Projection[S]) checkBooks(report *Report, new, old side) {
 				had = *b
 			}
 			switch {
-			case has.State == violated:
+			case has.State == completeness.Violated:
 				report.refuse(checkCompleteness, subject, "totals prove a fault: %s", has.Reason)
-			case had.State == proven && has.State != proven:
+			case had.State == completeness.Proven && has.State != completeness.Proven:
 				report.refuse(checkCompleteness, subject, "not proven, and the generation that answers is: %s", has.Reason)
 			case has.Epoch < had.Epoch:
 				report.refuse(checkCompleteness, subject, "in epoch %s, the generation that answers is in %s", has.Epoch, had.Epoch)

@@ -140,7 +140,7 @@ func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err er
 		return 0, err
 	}
 	for i := range items {
-		if h.at.books.tally(&items[i], h.number, known) {
+		if tally(&h.at.books, &items[i], h.number, known) {
 			fed++
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 type itemKind int
@@ -21,7 +22,7 @@ type item struct {
 	ref        Ref
 	kind       itemKind
 	fact       event.Fact
-	mark       mark
+	mark       completeness.Mark
 	err        error // why the record cannot be applied
 	unreadable bool  // it names no fact: it parks by its place and blocks nobody
 	fresh      bool  // it is not before the stored position
@@ -99,21 +100,21 @@ func (p *Projection[S]) readMark(it item, r consumer.Record) item {
 	if err != nil {
 		return it.spoiled(fmt.Errorf("control record: %w", err))
 	}
-	mark := mark{
-		source: c.Source, epoch: c.Epoch, first: c.PredecessorEpoch == nil, term: c.Term, number: c.Number, asOf: c.AsOf,
-		totals: totals{c.Count, event.Sum(c.Hash)}, low: c.MinSequence, high: c.MaxSequence,
-		blocked: c.BlockedCount, names: c.Blocked,
-		idle: r.Topic == p.cfg.ControlTopic, topicID: c.DataTopicID, end: c.DataEndOffset,
+	mark := completeness.Mark{
+		Source: c.Source, Epoch: c.Epoch, First: c.PredecessorEpoch == nil, Term: c.Term, Number: c.Number, AsOf: c.AsOf,
+		Totals: completeness.Totals{Count: c.Count, Sum: event.Sum(c.Hash)}, Low: c.MinSequence, High: c.MaxSequence,
+		Blocked: c.BlockedCount, Names: c.Blocked,
+		Idle: r.Topic == p.cfg.ControlTopic, TopicID: c.DataTopicID, End: c.DataEndOffset,
 	}
-	topic, known := p.topics[mark.source]
+	topic, known := p.topics[mark.Source]
 	switch {
-	case !known && mark.idle:
+	case !known && mark.Idle:
 		return it // of a source the view does not copy
-	case !known || !mark.idle && topic != r.Topic:
-		return it.spoiled(fmt.Errorf("a control record of source %.40q in topic %s", mark.source, r.Topic))
+	case !known || !mark.Idle && topic != r.Topic:
+		return it.spoiled(fmt.Errorf("a control record of source %.40q in topic %s", mark.Source, r.Topic))
 	case c.Partition != r.Partition:
 		return it.spoiled(fmt.Errorf("a control record of partition %d in partition %d", c.Partition, r.Partition))
-	case len(mark.epoch) > maxIdentity:
+	case len(mark.Epoch) > maxIdentity:
 		return it.spoiled(errors.New("a control record with an overlong epoch"))
 	}
 	it.kind, it.mark = itemMark, mark

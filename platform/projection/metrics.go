@@ -10,6 +10,7 @@ import (
 
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
 
@@ -132,7 +133,7 @@ func (m *metrics) count(ctx context.Context, counts map[Verdict]int) {
 	}
 }
 
-func (m *metrics) fault(ctx context.Context, source string, partition int32, kind settlement) {
+func (m *metrics) fault(ctx context.Context, source string, partition int32, kind completeness.Settlement) {
 	m.faults.Add(ctx, 1, metric.WithAttributes(m.generation, attribute.String("tidemark.source", source),
 		attribute.Int("tidemark.partition", int(partition)), attribute.String("tidemark.fault", kind.String())))
 }

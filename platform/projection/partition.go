@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // cacheSize bounds the orders a partition keeps in memory between batches. A
@@ -23,7 +24,7 @@ type partition[S any] struct {
 	revision int64
 	ids      map[string]string
 	orders   map[string]*order[S] // valid at revision
-	marks    *marks
+	marks    *completeness.Marks
 	surplus  map[string]surplus // by source
 }
 

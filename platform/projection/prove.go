@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // What control totals ask for is done here, by the process that owns the
@@ -24,7 +25,7 @@ const (
 type job struct {
 	partition int32
 	source    string
-	task      task
+	task      completeness.Task
 	low, high int64
 }
 
@@ -111,7 +112,7 @@ func (p *Projection[S]) jobs(ctx context.Context) ([]job, error) {
 		if pt == nil || pt.term != term {
 			return nil // another process's
 		}
-		var b books
+		var b completeness.Books
 		if err := json.Unmarshal(text, &b); err != nil {
 			return err
 		}
@@ -130,7 +131,7 @@ func (p *Projection[S]) jobs(ctx context.Context) ([]job, error) {
 
 // do does a job. done is false if it must wait for the reader.
 func (p *Projection[S]) do(ctx context.Context, j job, w *patience) (done bool, err error) {
-	if j.task == taskInterval {
+	if j.task == completeness.TaskInterval {
 		err = p.feedInterval(ctx, j)
 	} else {
 		if near, err := p.near(ctx, j, w); err != nil || !near {
@@ -138,14 +139,14 @@ func (p *Projection[S]) do(ctx context.Context, j job, w *patience) (done bool, 
 		}
 		err = p.compareHeads(ctx, j)
 	}
-	if err == nil && j.task == taskRecount {
+	if err == nil && j.task == completeness.TaskRecount {
 		err = p.recount(ctx, j)
 	}
 	if err != nil {
 		return false, err
 	}
 	err = p.hold(ctx, j.partition, func(h *held[S]) error {
-		h.at.books.of(j.source).finished(j.task, j.low, j.high)
+		h.at.books.Of(j.source).Finished(j.task, j.low, j.high)
 		h.noted = true
 		return nil
 	})

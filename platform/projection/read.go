@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // reading is the generation that answers. Every read binds to one.
@@ -165,7 +166,7 @@ type markRow struct {
 	partition     int32
 	source, epoch string
 	asOf          time.Time
-	book          book
+	book          completeness.Book
 }
 
 type tokenRow struct {

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // recount counts anew what the copy has of a partition of a source: those of
@@ -29,11 +30,11 @@ func (p *Projection[S]) recount(ctx context.Context, j job) error {
 	if err := tx.QueryRow(ctx, "SELECT books FROM position WHERE partition = $1", j.partition).Scan(&text); err != nil {
 		return fmt.Errorf("recount: %w", err)
 	}
-	var then books
+	var then completeness.Books
 	if err := json.Unmarshal(text, &then); err != nil {
 		return fmt.Errorf("recount: %w", err)
 	}
-	found := map[string]totals{}
+	found := map[string]completeness.Totals{}
 	for from := int64(1); from > 0; {
 		facts, next, err := p.cfg.Journal.Range(ctx, j.source, j.partition, from, 0)
 		if err != nil {
@@ -48,16 +49,16 @@ func (p *Projection[S]) recount(ctx context.Context, j job) error {
 		return fmt.Errorf("recount: %w", err)
 	}
 	return p.hold(ctx, j.partition, func(h *held[S]) error {
-		book := h.at.books.of(j.source)
-		counted := map[string]totals{}
+		book := h.at.books.Of(j.source)
+		counted := map[string]completeness.Totals{}
 		for epoch, now := range book.Totals { // what was counted since the snapshot
-			before := then.of(j.source).Totals[epoch]
-			counted[epoch] = totals{now.Count - before.Count, now.Sum.Minus(before.Sum)}
+			before := then.Of(j.source).Totals[epoch]
+			counted[epoch] = completeness.Totals{Count: now.Count - before.Count, Sum: now.Sum.Minus(before.Sum)}
 		}
 		for epoch, t := range found {
 			if epoch >= book.Epoch {
 				since := counted[epoch]
-				counted[epoch] = totals{t.Count + since.Count, t.Sum.Plus(since.Sum)}
+				counted[epoch] = completeness.Totals{Count: t.Count + since.Count, Sum: t.Sum.Plus(since.Sum)}
 			}
 		}
 		book.Totals, h.noted = counted, true
@@ -66,7 +67,7 @@ func (p *Projection[S]) recount(ctx context.Context, j job) error {
 }
 
 // recountPage adds those of the facts that the copy has.
-func (p *Projection[S]) recountPage(ctx context.Context, tx pgx.Tx, j job, facts []event.Fact, found map[string]totals) error {
+func (p *Projection[S]) recountPage(ctx context.Context, tx pgx.Tx, j job, facts []event.Fact, found map[string]completeness.Totals) error {
 	ids, references := make([]string, len(facts)), make([]string, len(facts))
 	for i, f := range facts {
 		it := item{fact: f}
@@ -95,7 +96,7 @@ func (p *Projection[S]) recountPage(ctx context.Context, tx pgx.Tx, j job, facts
 	}
 	for i, f := range facts {
 		if waits[references[i]] || versions[f.Key][f.Aggregate.String()].covers(f.Envelope) {
-			found[f.Epoch] = found[f.Epoch].with(f.Envelope)
+			found[f.Epoch] = found[f.Epoch].With(f.Envelope)
 		}
 	}
 	return nil

@@ -198,7 +198,7 @@ func (h *held[S]) count(old *order[S], facts []event.Fact, waiting map[string]wa
 	for _, f := range facts {
 		it := item{fact: f}
 		if _, waits := waiting[it.reference(h.number)]; !waits && !old.applied[f.Aggregate.String()].covers(f.Envelope) {
-			h.at.books.count(f.Envelope)
+			h.at.books.Count(f.Envelope)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
 // snapshots are the connections that reads of one generation are answered
@@ -72,13 +73,13 @@ const (
 
 // changedMark is one of them; without a source, its partition has none.
 type changedMark struct {
-	Partition int32     `json:"p"`
-	Revision  int64     `json:"r"`
-	Server    time.Time `json:"u"`
-	Source    *string   `json:"s"`
-	Epoch     string    `json:"e"`
-	AsOf      time.Time `json:"a"`
-	Book      *book     `json:"b"`
+	Partition int32              `json:"p"`
+	Revision  int64              `json:"r"`
+	Server    time.Time          `json:"u"`
+	Source    *string            `json:"s"`
+	Epoch     string             `json:"e"`
+	AsOf      time.Time          `json:"a"`
+	Book      *completeness.Book `json:"b"`
 }
 
 // of are the marks of a source, of one partition, or of all if it is negative.
@@ -136,7 +137,7 @@ func (k *known) with(changed []byte) (*known, error) {
 		if c.Source == nil {
 			continue
 		}
-		m := markRow{partition: c.Partition, source: *c.Source, epoch: c.Epoch, asOf: c.AsOf, book: book{State: unproven, Reason: "not compared yet"}}
+		m := markRow{partition: c.Partition, source: *c.Source, epoch: c.Epoch, asOf: c.AsOf, book: completeness.Book{State: completeness.Unproven, Reason: "not compared yet"}}
 		if c.Book != nil {
 			m.book = *c.Book
 		}

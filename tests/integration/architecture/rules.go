@@ -64,6 +64,10 @@ func Rules() []Rule {
 			Why: "pure domain code uses these; they stay standard library only",
 		},
 		{
+			Files: []string{"platform/projection/completeness/*"}, OnlyStandard: true, Allow: []string{"platform/event"},
+			Why: "what is proven follows from what was counted, and from nothing else",
+		},
+		{
 			Files: []string{"platform/projection/contract/*"}, Allow: []string{"proto/readmodel/"},
 			Why: "a promise is read without what keeps it",
 		},
