@@ -89,21 +89,7 @@ func (w *world) published(ctx context.Context, source string, journal map[identi
 		w.t.Fatal(err)
 	}
 	defer client.Close()
-	admin, err := kafka.NewConsumer(kafka.Config{Brokers: w.brokers}, kafka.ConsumerOptions{Group: "compare", ClientID: "compare"})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = admin.Close() }()
-	left := map[int32]int64{}
-	for p := range int32(partitions) {
-		_, end, err := admin.QueryWatermarkOffsets(topic, p, 20_000)
-		if err != nil {
-			w.t.Fatalf("ask for the end of %s/%d: %v", topic, p, err)
-		}
-		if end > 0 {
-			left[p] = end
-		}
-	}
+	left := w.ends(source)
 	last := map[event.Aggregate]int64{}
 	seen := map[identity]bool{}
 	for len(left) > 0 {
@@ -147,6 +133,29 @@ func (w *world) published(ctx context.Context, source string, journal map[identi
 			w.missing = append(w.missing, id)
 		}
 	}
+}
+
+// ends are the offsets behind the last records of a source's topic, of every
+// partition that has some.
+func (w *world) ends(source string) map[int32]int64 {
+	w.t.Helper()
+	topic := kafka.EventsTopic(source)
+	admin, err := kafka.NewConsumer(kafka.Config{Brokers: w.brokers}, kafka.ConsumerOptions{Group: "compare", ClientID: "compare"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = admin.Close() }()
+	ends := map[int32]int64{}
+	for p := range int32(partitions) {
+		_, end, err := admin.QueryWatermarkOffsets(topic, p, 20_000)
+		if err != nil {
+			w.t.Fatalf("ask for the end of %s/%d: %v", topic, p, err)
+		}
+		if end > 0 {
+			ends[p] = end
+		}
+	}
+	return ends
 }
 
 // applied compares the versions a view has applied with the journals' heads.

@@ -30,6 +30,7 @@ var (
 	bites = flag.Int("bites", 1, "how often every kind of fault must meet work in flight")
 	seed  = flag.Uint64("seed", 0, "seed of the choices; 0 draws one")
 	rate  = flag.Float64("rate", 25, "orders per second")
+	only  = flag.String("only", "", "strike only with the kinds of faults whose names hold this")
 )
 
 // settle bounds how long the fleet may take to come to rest in the end.
@@ -45,6 +46,7 @@ type world struct {
 	database *processes.Proxy
 	brokers  string
 	broker   *embedded.Broker // nil on a real Kafka
+	real     *kafka.Server    // nil on the embedded broker
 
 	forgotten map[identity]bool // facts that the broker was made to forget
 	missing   []identity        // facts that are not in the topics
@@ -73,6 +75,13 @@ func TestNothingIsLostUnderFaults(t *testing.T) {
 // injected from inside if it is the embedded one, and with a proxy in front of the database.
 func open(t *testing.T) *world {
 	t.Helper()
+	return openWith(t, nil)
+}
+
+// openWith is open with databases of single parts on servers of their own, at
+// these ports.
+func openWith(t *testing.T, apart map[string]int) *world {
+	t.Helper()
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
@@ -82,9 +91,12 @@ func open(t *testing.T) *world {
 	behind := processes.FreeBase(t, base)
 	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}
 	w.database = processes.Listen(t, processes.Address(base+432), processes.Address(behind+432))
+	for part, port := range apart {
+		w.database.Route("tidemark_"+part, processes.Address(port))
+	}
 	w.makeBroker(t.Context())
 	w.Fleet = processes.Start(t, processes.Options{
-		Dir: dir, Base: base, Bases: map[string]int{"postgres": behind},
+		Dir: dir, Base: base, Bases: map[string]int{"postgres": behind}, Databases: apart,
 		Parts: []string{"postgres", "registry", "payment", "shipment", "order", "timeline", "operations"},
 	})
 	w.arm(t.Context())
@@ -108,7 +120,7 @@ func (w *world) makeBroker(ctx context.Context) {
 		w.t.Fatal(err)
 	}
 	if os.Getenv(kafka.BrokerVariable) == "kafka" {
-		kafka.StartOn(w.t, w.base+92, partitions)
+		w.real = kafka.StartOn(w.t, w.base+92, partitions)
 		return
 	}
 	w.startBroker(ctx)

@@ -3,6 +3,8 @@ package faults
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -40,14 +42,14 @@ func (w *world) kinds() []fault {
 		{"hold transactions", holdTransactions},
 		{"roll writers back", rollBack},
 	}...)
-	return append(all, readSide()...)
+	return slices.DeleteFunc(append(all, readSide()...), func(f fault) bool { return !strings.Contains(f.name, *only) })
 }
 
-// inside are the kinds that happen to the embedded broker, which this process
-// runs. The suite takes a real Kafka away and brings it back.
+// inside are the kinds that happen to the broker: a real Kafka is killed, the
+// embedded one, which this process runs, can be made to misbehave besides.
 func (w *world) inside() []fault {
 	if w.broker == nil {
-		return nil
+		return []fault{{"kill the broker", killBroker}}
 	}
 	return []fault{{"restart the broker", restartBroker}, {"lose acknowledgements", loseAcks}, {"delay acknowledgements", delayAcks}}
 }
@@ -113,6 +115,23 @@ func restartBroker(ctx context.Context, w *world) (bite, error) {
 	var unsent int64
 	until(ctx, 5*time.Second, func() bool { unsent, _ = w.Unsent(ctx); return unsent > 20 })
 	w.startBroker(ctx)
+	return bite{unsent, "facts that nobody took"}, nil
+}
+
+// killBroker kills a real Kafka while records are on their way, so that it has to
+// find out from its logs what it has, and starts it again. Relays that cannot go
+// on then would show in the end, but as one fault of many.
+func killBroker(ctx context.Context, w *world) (bite, error) {
+	w.inFlight(ctx)
+	w.real.Kill()
+	var unsent int64
+	until(ctx, 5*time.Second, func() bool { unsent, _ = w.Unsent(ctx); return unsent > 20 })
+	if err := w.real.Restart(ctx); err != nil {
+		return bite{}, err
+	}
+	if !until(ctx, 2*time.Minute, func() bool { left, err := w.Unsent(ctx); return err == nil && left < unsent }) {
+		return bite{}, fmt.Errorf("the relays do not go on after the broker was killed: %d facts were unsent", unsent)
+	}
 	return bite{unsent, "facts that nobody took"}, nil
 }
 

@@ -8,74 +8,137 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
 )
 
 var back = flag.Duration("back", 0, "how far back a restored source goes, under load; 0 means 200 events")
 
-// TestARestoredSourceConverges takes the orders' database away from a running
-// service and gives it back as it was seconds before. The service must notice
-// by itself and stop; after an operator began a new epoch, new commands reuse
-// the versions that were lost, and the views end equal to what the source now
-// says: what no longer exists there is gone from them.
+// TestARestoredSourceConverges gives the orders' database back as a copy inside
+// the same cluster that was made before.
 func TestARestoredSourceConverges(t *testing.T) {
 	w := open(t)
-	ctx := t.Context()
+	w.goesBack(t.Context(),
+		func(ctx context.Context) { w.alone(ctx, "CREATE DATABASE tidemark_backup TEMPLATE tidemark_order") },
+		func(ctx context.Context) {
+			w.alone(ctx, "DROP DATABASE tidemark_order", "ALTER DATABASE tidemark_backup RENAME TO tidemark_order")
+		})
+}
+
+// goesBack takes the database away from a running service, under load, and gives
+// it back as it was when it was kept. The service must notice by itself and stop;
+// after an operator began a new epoch, new commands reuse the versions that were
+// lost, and the views end equal to what the source now says: what no longer
+// exists there is gone from them. It returns why the source stopped.
+func (w *world) goesBack(ctx context.Context, keep, restore func(context.Context)) (reason string) {
+	w.t.Helper()
+	const source = "order"
 	stop := w.customers(ctx)
-	if !until(ctx, 30*time.Second, func() bool { n, err := w.Committed(ctx); return err == nil && n > 300 }) {
-		t.Fatal("no life before the backup")
-	}
-	w.alone(ctx, "CREATE DATABASE tidemark_backup TEMPLATE tidemark_order")
-	then, err := w.Count(ctx, "order", `SELECT count(*) FROM journal`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lost int64
-	backup := time.Now()
-	if !until(ctx, 60*time.Second+*back, func() bool {
-		now, err := w.Count(ctx, "order", `SELECT count(*) FROM journal`)
-		lost = now - then
-		return err == nil && lost > 200 && time.Since(backup) >= *back
-	}) {
-		t.Fatal("no life after the backup")
-	}
-	w.alone(ctx, "DROP DATABASE tidemark_order", "ALTER DATABASE tidemark_backup RENAME TO tidemark_order")
+	w.commands(ctx, "place", "--id", "kept", "--fulfilment", "external")
+	w.lives(ctx, source, "before the backup", 150, 0)
+	keep(ctx)
+	w.commands(ctx, "hold", "kept", "--reason", "to be undone")
+	w.commands(ctx, "place", "--id", "ghost", "--fulfilment", "external")
+	w.lives(ctx, source, "after the backup", 200, *back)
+	lost := w.journal(ctx, source)
+	restore(ctx)
 	restored := time.Now()
 	var status string
 	if !until(ctx, time.Minute, func() bool {
-		out, err := w.Run(ctx, "source", "status")
+		out, err := w.Run(ctx, "source", "status", source)
 		status = string(out)
 		return err == nil && strings.Contains(status, "went back")
 	}) {
-		t.Fatalf("the service does not notice that its database went back:\n%s", status)
+		w.t.Fatalf("the service does not notice that its database went back:\n%s", status)
 	}
-	t.Logf("restored to %s and %d events earlier, noticed after %s", restored.Sub(backup).Round(time.Second), lost, time.Since(restored).Round(time.Millisecond))
+	_, reason, _ = strings.Cut(strings.TrimSpace(status), "is stopped since ")
+	w.t.Logf("noticed after %s: %s", time.Since(restored).Round(time.Millisecond), reason)
+	for id, event := range w.journal(ctx, source) {
+		if lost[id] == event {
+			delete(lost, id) // it was kept
+		}
+	}
+	ends := w.ends(source)
 	if out, err := w.Run(ctx, "order", "place", "--id", "too-soon", "--timeout", "2s"); err == nil {
-		t.Errorf("an order was taken by a source that went back: %s", out)
+		w.t.Errorf("an order was taken by a source that went back: %s", out)
 	}
-	if out, err := w.Run(ctx, "source", "new-epoch", "order", "--reason", "restored by the test"); err != nil {
-		t.Fatalf("new epoch: %v\n%s", err, out)
+	if diff := cmp.Diff(ends, w.ends(source)); diff != "" {
+		w.t.Errorf("a source that went back sent something: %s", diff)
 	}
-	again, err := w.Count(ctx, "order", `SELECT count(*) FROM journal`)
-	if err != nil {
-		t.Fatal(err)
+	if out, err := w.Run(ctx, "source", "new-epoch", source, "--reason", "restored by the test"); err != nil {
+		w.t.Fatalf("new epoch: %v\n%s", err, out)
 	}
-	if !until(ctx, time.Minute, func() bool {
-		now, err := w.Count(ctx, "order", `SELECT count(*) FROM journal`)
-		return err == nil && now-again > 200
-	}) {
-		t.Fatal("no life after the new epoch")
-	}
+	w.commands(ctx, "hold", "kept", "--reason", "again")
+	w.lives(ctx, source, "after the new epoch", 200, 0)
 	looking, look := context.WithCancel(ctx)
 	defer look()
 	seen := w.watchCompleteness(looking)
 	stop()
-	w.restored = "order"
+	w.restored = source
 	w.rest(ctx)
 	if !until(ctx, time.Minute, func() bool { return seen.last(completenessProven) }) {
-		t.Error("the view does not prove itself complete again")
+		w.t.Error("the view does not prove itself complete again")
 	}
 	look()
+	w.gone(ctx, source, lost)
 	w.compare(ctx)
+	return reason
+}
+
+// lives waits until a source has committed so many events more, and a time has
+// gone by.
+func (w *world) lives(ctx context.Context, source, when string, more int64, atLeast time.Duration) {
+	w.t.Helper()
+	began, before := time.Now(), int64(-1)
+	if !until(ctx, time.Minute+atLeast, func() bool {
+		now, err := w.Count(ctx, source, `SELECT count(*) FROM journal`)
+		if err == nil && before < 0 {
+			before = now
+		}
+		return err == nil && now-before >= more && time.Since(began) >= atLeast
+	}) {
+		w.t.Fatalf("no life %s", when)
+	}
+}
+
+// commands runs a command about an order, which must succeed.
+func (w *world) commands(ctx context.Context, args ...string) {
+	w.t.Helper()
+	if out, err := w.Run(ctx, append([]string{"order"}, args...)...); err != nil {
+		w.t.Fatalf("%v: %v; see commands.log\n%s", args, err, out)
+	}
+}
+
+// gone checks that of what a restore undid, versions were used again, and that
+// aggregates which are no more are shown by nobody.
+func (w *world) gone(ctx context.Context, source string, lost map[identity]string) {
+	w.t.Helper()
+	again := w.journal(ctx, source)
+	known := map[event.Aggregate]bool{}
+	for id := range again {
+		known[id.aggregate] = true
+	}
+	reused, ghosts := map[event.Aggregate]bool{}, map[event.Aggregate]bool{}
+	for id := range lost {
+		switch {
+		case again[id] != "":
+			reused[id.aggregate] = true
+		case !known[id.aggregate]:
+			ghosts[id.aggregate] = true
+		}
+	}
+	w.t.Logf("%d events were undone: versions of %d aggregates are used again, %d aggregates are no more", len(lost), len(reused), len(ghosts))
+	kept, ghost := event.Aggregate{Type: source, ID: "kept"}, event.Aggregate{Type: source, ID: "ghost"}
+	if !reused[kept] || !ghosts[ghost] {
+		w.t.Errorf("the run proves nothing: a version of %s is used again: %v, %s is no more: %v", kept, reused[kept], ghost, ghosts[ghost])
+	}
+	for shown, want := range map[string]int64{"aggregate_id = 'ghost'": 0, "aggregate_id = 'kept' AND version = 2": 1} {
+		if n, err := w.Entries(ctx, shown); err != nil || n != want {
+			w.t.Errorf("the timeline shows %d entries of %s, want %d (%v)", n, shown, want, err)
+		}
+	}
 }
 
 // alone runs statements while nobody is connected to the orders' database.

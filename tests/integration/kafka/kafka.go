@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -64,7 +65,8 @@ func Start(t testing.TB) *Server {
 	return StartOn(t, 0, platformkafka.DefaultPartitions)
 }
 
-// StartOn is Start on a port, if it is not 0, and with so many partitions.
+// StartOn is Start on a port and the one after it, if it is not 0, and with so
+// many partitions.
 func StartOn(t testing.TB, port int, partitions int32) *Server {
 	t.Helper()
 	mode := os.Getenv(RequireVariable)
@@ -141,12 +143,12 @@ func start(ctx context.Context, found artifacts, port int, partitions int32) (*S
 
 func (s *Server) startOnce(ctx context.Context) error {
 	var err error
-	if s.port, s.controller, err = freePorts(); err != nil {
-		return err
+	if s.port = s.wanted; s.port == 0 {
+		if s.port, err = freePair(); err != nil {
+			return err
+		}
 	}
-	if s.wanted != 0 {
-		s.port = s.wanted
-	}
+	s.controller = s.port + 1
 	if err := s.configure(ctx); err != nil {
 		return err
 	}
@@ -218,8 +220,12 @@ func (s *Server) pidFile() string { return filepath.Join(s.dir, "kafka.pid") }
 
 func (s *Server) logFile() string { return filepath.Join(s.dir, "kafka.log") }
 
+// startLimit bounds a start. On an idle machine it takes three seconds, after a
+// kill, with logs to look through, and beside twenty others, half a minute.
+const startLimit = 3 * time.Minute
+
 func (s *Server) waitUntilReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready after a minute"))
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready after %s", startLimit))
 	defer cancel()
 	var dialer net.Dialer
 	for {
@@ -240,15 +246,30 @@ func (s *Server) waitUntilReady(ctx context.Context) error {
 	return platformkafka.CreateTopics(ctx, platformkafka.Config{Brokers: s.Addr(), Replication: 1, Partitions: s.partitions})
 }
 
-func freePorts() (int, int, error) {
-	var ports [2]int
-	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, 0, fmt.Errorf("find a free port: %w", err)
+// firstOutgoing is the lowest port that Linux gives to outgoing connections.
+const firstOutgoing = 32_768
+
+// freePair finds two free ports in a row, below those that the system gives to
+// outgoing connections: one of these could take a port of a server that was killed,
+// even a client's that tries to reach that very port.
+func freePair() (int, error) {
+	var last error
+	for range 200 {
+		port := 10_000 + rand.IntN(firstOutgoing-10_001)
+		if last = bothFree(port); last == nil {
+			return port, nil
 		}
-		defer listener.Close() // held until both are known
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
 	}
-	return ports[0], ports[1], nil
+	return 0, fmt.Errorf("find free ports: %w", last)
+}
+
+func bothFree(port int) error {
+	for _, p := range []int{port, port + 1} {
+		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = listener.Close() }() // held until both are known to be free
+	}
+	return nil
 }

@@ -41,6 +41,9 @@ type Options struct {
 	// Bases moves single parts to another port base, so that the test can stand
 	// in between.
 	Bases map[string]int
+	// Databases are the ports of servers that hold the databases of single parts,
+	// if it is not the part postgres.
+	Databases map[string]int
 	// Programs has single parts run by another program than today's, for instance
 	// by an earlier release's.
 	Programs map[string]string
@@ -250,7 +253,11 @@ func (f *Fleet) Count(ctx context.Context, database, sql string) (int64, error) 
 
 // Connect opens the database of a part, past whatever the test put in between.
 func (f *Fleet) Connect(ctx context.Context, database string) (*pgx.Conn, error) {
-	return pgx.Connect(ctx, fmt.Sprintf("postgres://tidemark@127.0.0.1:%d/tidemark_%s?sslmode=disable", f.base("postgres")+432, database))
+	port, apart := f.opts.Databases[database]
+	if !apart {
+		port = f.base("postgres") + 432
+	}
+	return pgx.Connect(ctx, fmt.Sprintf("postgres://tidemark@127.0.0.1:%d/tidemark_%s?sslmode=disable", port, database))
 }
 
 // Rows reads the answer of a part's database to a query, row by row.
@@ -358,7 +365,7 @@ func FreeBase(t *testing.T, others ...int) int {
 	for range 200 {
 		base := 10_000 + 10*rand.IntN(2130)
 		free := !slices.ContainsFunc(others, func(other int) bool { return max(base, other)-min(base, other) < span })
-		for _, offset := range []int{81, 92, 101, 102, 103, 201, 202, 432, 1081, 1092, 1101, 1102, 1103, 1201, 1202, 1432} {
+		for _, offset := range []int{81, 92, 93, 101, 102, 103, 201, 202, 432, 1081, 1092, 1101, 1102, 1103, 1201, 1202, 1432} {
 			listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(base+offset))
 			if err != nil {
 				free = false

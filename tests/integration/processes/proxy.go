@@ -1,7 +1,9 @@
 package processes
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Proxy stands between clients and a server, cuts connections and swallows
@@ -16,6 +19,7 @@ import (
 type Proxy struct {
 	listener net.Listener
 	target   string
+	routes   map[string]string // other targets, by the name of the database
 	done     sync.WaitGroup
 	mute     atomic.Bool
 	lost     atomic.Int64 // bytes
@@ -52,18 +56,72 @@ func (p *Proxy) accept() {
 		if err != nil {
 			continue
 		}
-		var dialer net.Dialer
-		server, err := dialer.DialContext(context.Background(), "tcp", p.target)
-		if err != nil {
-			_ = client.Close() // the server is away, as the client will see
-			continue
-		}
-		p.mu.Lock()
-		p.open[client] = server
-		p.mu.Unlock()
-		p.done.Go(func() { p.copy(client, server, server, client) })
-		p.done.Go(func() { p.copy(server, replies{p, client}, client, client) })
+		p.done.Go(func() { p.join(client) })
 	}
+}
+
+// join connects a client with its server.
+func (p *Proxy) join(client net.Conn) {
+	target, hello, err := p.greeted(client)
+	if err != nil {
+		_ = client.Close() // it left before it said what it wants
+		return
+	}
+	var dialer net.Dialer
+	server, err := dialer.DialContext(context.Background(), "tcp", target)
+	if err != nil {
+		_ = client.Close() // the server is away, as the client will see
+		return
+	}
+	if _, err := server.Write(hello); err != nil {
+		_, _ = client.Close(), server.Close()
+		return
+	}
+	p.mu.Lock()
+	p.open[client] = server
+	p.mu.Unlock()
+	p.done.Go(func() { p.copy(client, server, server, client) })
+	p.done.Go(func() { p.copy(server, replies{p, client}, client, client) })
+}
+
+// Route sends whoever asks for this database to another server. It must be called
+// before anybody connects.
+func (p *Proxy) Route(database, target string) {
+	if p.routes == nil {
+		p.routes = map[string]string{}
+	}
+	p.routes[database] = target
+}
+
+// greeted reads the client's first message, if it matters where to, and returns
+// the target and what was read.
+func (p *Proxy) greeted(client net.Conn) (target string, hello []byte, err error) {
+	if len(p.routes) == 0 {
+		return p.target, nil, nil
+	}
+	if err := client.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return "", nil, err
+	}
+	var length [4]byte
+	if _, err := io.ReadFull(client, length[:]); err != nil {
+		return "", nil, err
+	}
+	size := binary.BigEndian.Uint32(length[:])
+	if size < 8 || size > 10_000 {
+		return "", nil, fmt.Errorf("a first message of %d bytes", size)
+	}
+	hello = make([]byte, size)
+	copy(hello, length[:])
+	if _, err := io.ReadFull(client, hello[4:]); err != nil {
+		return "", nil, err
+	}
+	target = p.target
+	for database, other := range p.routes { // "database\0tidemark_order\0" stands among the parameters
+		if bytes.Contains(hello, []byte("\x00database\x00"+database+"\x00")) {
+			target = other
+		}
+	}
+	return target, hello, client.SetReadDeadline(time.Time{})
 }
 
 // replies passes on what a server says, or swallows it.
