@@ -138,7 +138,9 @@ func (s *server) GetOrder(ctx context.Context, r *orderpb.GetOrderRequest) (*ord
 	if err != nil {
 		return nil, err
 	}
-	return &orderpb.GetOrderResponse{Order: orderOut(o.State, o.Head)}, nil
+	return &orderpb.GetOrderResponse{
+		Order: orderOut(o.State, o.Head), Token: owner.Token(aggregateType, o.State.ID, o.Head),
+	}, nil
 }
 
 // ListOrders pages through orders, newest first.

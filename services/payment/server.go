@@ -195,7 +195,9 @@ func (s *server) GetPayment(ctx context.Context, r *paymentpb.GetPaymentRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &paymentpb.GetPaymentResponse{Payment: paymentOut(p.State, p.Head)}, nil
+	return &paymentpb.GetPaymentResponse{
+		Payment: paymentOut(p.State, p.Head), Token: owner.Token(aggregateType, p.State.ID, p.Head),
+	}, nil
 }
 
 // ListPayments pages through payments, newest first.

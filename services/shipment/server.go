@@ -147,7 +147,9 @@ func (srv *server) GetShipment(ctx context.Context, r *shipmentpb.GetShipmentReq
 	if err != nil {
 		return nil, err
 	}
-	return &shipmentpb.GetShipmentResponse{Shipment: shipmentOut(s.State, s.Head)}, nil
+	return &shipmentpb.GetShipmentResponse{
+		Shipment: shipmentOut(s.State, s.Head), Token: owner.Token(aggregateType, s.State.ID, s.Head),
+	}, nil
 }
 
 // ListShipments pages through shipments, newest first.

@@ -608,7 +608,9 @@ func (x *GetOrderRequest) GetOrderId() string {
 type GetOrderResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The order.
-	Order         *Order `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	Order *Order `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	// Token of its newest event; give it to a query to see at least what this says.
+	Token         *v11.Token `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -646,6 +648,13 @@ func (*GetOrderResponse) Descriptor() ([]byte, []int) {
 func (x *GetOrderResponse) GetOrder() *Order {
 	if x != nil {
 		return x.Order
+	}
+	return nil
+}
+
+func (x *GetOrderResponse) GetToken() *v11.Token {
+	if x != nil {
+		return x.Token
 	}
 	return nil
 }
@@ -2063,9 +2072,10 @@ const file_order_v1_order_service_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"J\n" +
 	"\x0fGetOrderRequest\x127\n" +
-	"\border_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\aorderId\"9\n" +
+	"\border_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\aorderId\"d\n" +
 	"\x10GetOrderResponse\x12%\n" +
-	"\x05order\x18\x01 \x01(\v2\x0f.order.v1.OrderR\x05order\"\xc7\x01\n" +
+	"\x05order\x18\x01 \x01(\v2\x0f.order.v1.OrderR\x05order\x12)\n" +
+	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\"\xc7\x01\n" +
 	"\x11ListOrdersRequest\x12(\n" +
 	"\vcustomer_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\n" +
 	"customerId\x126\n" +
@@ -2292,66 +2302,67 @@ var file_order_v1_order_service_proto_depIdxs = []int32{
 	29, // 14: order.v1.Order.placed_at:type_name -> google.protobuf.Timestamp
 	29, // 15: order.v1.Order.updated_at:type_name -> google.protobuf.Timestamp
 	5,  // 16: order.v1.GetOrderResponse.order:type_name -> order.v1.Order
-	0,  // 17: order.v1.ListOrdersRequest.states:type_name -> order.v1.OrderState
-	5,  // 18: order.v1.ListOrdersResponse.orders:type_name -> order.v1.Order
-	29, // 19: order.v1.PlaceOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	26, // 20: order.v1.PlaceOrderRequest.fulfilment:type_name -> commerce.v1.Fulfilment
-	2,  // 21: order.v1.PlaceOrderRequest.lines:type_name -> order.v1.OrderLine
-	24, // 22: order.v1.PlaceOrderRequest.shipping_fee:type_name -> commerce.v1.Money
-	27, // 23: order.v1.PlaceOrderRequest.contact:type_name -> commerce.v1.Contact
-	28, // 24: order.v1.PlaceOrderRequest.address:type_name -> commerce.v1.Address
-	29, // 25: order.v1.PlaceOrderRequest.promised_at:type_name -> google.protobuf.Timestamp
-	4,  // 26: order.v1.PlaceOrderRequest.payment_plan:type_name -> order.v1.PlannedPayment
-	5,  // 27: order.v1.PlaceOrderResponse.order:type_name -> order.v1.Order
-	30, // 28: order.v1.PlaceOrderResponse.token:type_name -> freshness.v1.Token
-	29, // 29: order.v1.AmendOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	3,  // 30: order.v1.AmendOrderRequest.lines:type_name -> order.v1.OrderLines
-	24, // 31: order.v1.AmendOrderRequest.shipping_fee:type_name -> commerce.v1.Money
-	28, // 32: order.v1.AmendOrderRequest.address:type_name -> commerce.v1.Address
-	29, // 33: order.v1.AmendOrderRequest.promised_at:type_name -> google.protobuf.Timestamp
-	4,  // 34: order.v1.AmendOrderRequest.payment_plan:type_name -> order.v1.PlannedPayment
-	5,  // 35: order.v1.AmendOrderResponse.order:type_name -> order.v1.Order
-	30, // 36: order.v1.AmendOrderResponse.token:type_name -> freshness.v1.Token
-	29, // 37: order.v1.HoldOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	5,  // 38: order.v1.HoldOrderResponse.order:type_name -> order.v1.Order
-	30, // 39: order.v1.HoldOrderResponse.token:type_name -> freshness.v1.Token
-	29, // 40: order.v1.ReleaseOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	5,  // 41: order.v1.ReleaseOrderResponse.order:type_name -> order.v1.Order
-	30, // 42: order.v1.ReleaseOrderResponse.token:type_name -> freshness.v1.Token
-	29, // 43: order.v1.ConfirmOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	29, // 44: order.v1.ConfirmOrderRequest.promised_at:type_name -> google.protobuf.Timestamp
-	5,  // 45: order.v1.ConfirmOrderResponse.order:type_name -> order.v1.Order
-	30, // 46: order.v1.ConfirmOrderResponse.token:type_name -> freshness.v1.Token
-	29, // 47: order.v1.CancelOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	1,  // 48: order.v1.CancelOrderRequest.reason:type_name -> order.v1.CancelReason
-	5,  // 49: order.v1.CancelOrderResponse.order:type_name -> order.v1.Order
-	30, // 50: order.v1.CancelOrderResponse.token:type_name -> freshness.v1.Token
-	29, // 51: order.v1.CompleteOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	5,  // 52: order.v1.CompleteOrderResponse.order:type_name -> order.v1.Order
-	30, // 53: order.v1.CompleteOrderResponse.token:type_name -> freshness.v1.Token
-	10, // 54: order.v1.OrderService.PlaceOrder:input_type -> order.v1.PlaceOrderRequest
-	12, // 55: order.v1.OrderService.AmendOrder:input_type -> order.v1.AmendOrderRequest
-	14, // 56: order.v1.OrderService.HoldOrder:input_type -> order.v1.HoldOrderRequest
-	16, // 57: order.v1.OrderService.ReleaseOrder:input_type -> order.v1.ReleaseOrderRequest
-	18, // 58: order.v1.OrderService.ConfirmOrder:input_type -> order.v1.ConfirmOrderRequest
-	20, // 59: order.v1.OrderService.CancelOrder:input_type -> order.v1.CancelOrderRequest
-	22, // 60: order.v1.OrderService.CompleteOrder:input_type -> order.v1.CompleteOrderRequest
-	6,  // 61: order.v1.OrderService.GetOrder:input_type -> order.v1.GetOrderRequest
-	8,  // 62: order.v1.OrderService.ListOrders:input_type -> order.v1.ListOrdersRequest
-	11, // 63: order.v1.OrderService.PlaceOrder:output_type -> order.v1.PlaceOrderResponse
-	13, // 64: order.v1.OrderService.AmendOrder:output_type -> order.v1.AmendOrderResponse
-	15, // 65: order.v1.OrderService.HoldOrder:output_type -> order.v1.HoldOrderResponse
-	17, // 66: order.v1.OrderService.ReleaseOrder:output_type -> order.v1.ReleaseOrderResponse
-	19, // 67: order.v1.OrderService.ConfirmOrder:output_type -> order.v1.ConfirmOrderResponse
-	21, // 68: order.v1.OrderService.CancelOrder:output_type -> order.v1.CancelOrderResponse
-	23, // 69: order.v1.OrderService.CompleteOrder:output_type -> order.v1.CompleteOrderResponse
-	7,  // 70: order.v1.OrderService.GetOrder:output_type -> order.v1.GetOrderResponse
-	9,  // 71: order.v1.OrderService.ListOrders:output_type -> order.v1.ListOrdersResponse
-	63, // [63:72] is the sub-list for method output_type
-	54, // [54:63] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	30, // 17: order.v1.GetOrderResponse.token:type_name -> freshness.v1.Token
+	0,  // 18: order.v1.ListOrdersRequest.states:type_name -> order.v1.OrderState
+	5,  // 19: order.v1.ListOrdersResponse.orders:type_name -> order.v1.Order
+	29, // 20: order.v1.PlaceOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	26, // 21: order.v1.PlaceOrderRequest.fulfilment:type_name -> commerce.v1.Fulfilment
+	2,  // 22: order.v1.PlaceOrderRequest.lines:type_name -> order.v1.OrderLine
+	24, // 23: order.v1.PlaceOrderRequest.shipping_fee:type_name -> commerce.v1.Money
+	27, // 24: order.v1.PlaceOrderRequest.contact:type_name -> commerce.v1.Contact
+	28, // 25: order.v1.PlaceOrderRequest.address:type_name -> commerce.v1.Address
+	29, // 26: order.v1.PlaceOrderRequest.promised_at:type_name -> google.protobuf.Timestamp
+	4,  // 27: order.v1.PlaceOrderRequest.payment_plan:type_name -> order.v1.PlannedPayment
+	5,  // 28: order.v1.PlaceOrderResponse.order:type_name -> order.v1.Order
+	30, // 29: order.v1.PlaceOrderResponse.token:type_name -> freshness.v1.Token
+	29, // 30: order.v1.AmendOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	3,  // 31: order.v1.AmendOrderRequest.lines:type_name -> order.v1.OrderLines
+	24, // 32: order.v1.AmendOrderRequest.shipping_fee:type_name -> commerce.v1.Money
+	28, // 33: order.v1.AmendOrderRequest.address:type_name -> commerce.v1.Address
+	29, // 34: order.v1.AmendOrderRequest.promised_at:type_name -> google.protobuf.Timestamp
+	4,  // 35: order.v1.AmendOrderRequest.payment_plan:type_name -> order.v1.PlannedPayment
+	5,  // 36: order.v1.AmendOrderResponse.order:type_name -> order.v1.Order
+	30, // 37: order.v1.AmendOrderResponse.token:type_name -> freshness.v1.Token
+	29, // 38: order.v1.HoldOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	5,  // 39: order.v1.HoldOrderResponse.order:type_name -> order.v1.Order
+	30, // 40: order.v1.HoldOrderResponse.token:type_name -> freshness.v1.Token
+	29, // 41: order.v1.ReleaseOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	5,  // 42: order.v1.ReleaseOrderResponse.order:type_name -> order.v1.Order
+	30, // 43: order.v1.ReleaseOrderResponse.token:type_name -> freshness.v1.Token
+	29, // 44: order.v1.ConfirmOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	29, // 45: order.v1.ConfirmOrderRequest.promised_at:type_name -> google.protobuf.Timestamp
+	5,  // 46: order.v1.ConfirmOrderResponse.order:type_name -> order.v1.Order
+	30, // 47: order.v1.ConfirmOrderResponse.token:type_name -> freshness.v1.Token
+	29, // 48: order.v1.CancelOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	1,  // 49: order.v1.CancelOrderRequest.reason:type_name -> order.v1.CancelReason
+	5,  // 50: order.v1.CancelOrderResponse.order:type_name -> order.v1.Order
+	30, // 51: order.v1.CancelOrderResponse.token:type_name -> freshness.v1.Token
+	29, // 52: order.v1.CompleteOrderRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	5,  // 53: order.v1.CompleteOrderResponse.order:type_name -> order.v1.Order
+	30, // 54: order.v1.CompleteOrderResponse.token:type_name -> freshness.v1.Token
+	10, // 55: order.v1.OrderService.PlaceOrder:input_type -> order.v1.PlaceOrderRequest
+	12, // 56: order.v1.OrderService.AmendOrder:input_type -> order.v1.AmendOrderRequest
+	14, // 57: order.v1.OrderService.HoldOrder:input_type -> order.v1.HoldOrderRequest
+	16, // 58: order.v1.OrderService.ReleaseOrder:input_type -> order.v1.ReleaseOrderRequest
+	18, // 59: order.v1.OrderService.ConfirmOrder:input_type -> order.v1.ConfirmOrderRequest
+	20, // 60: order.v1.OrderService.CancelOrder:input_type -> order.v1.CancelOrderRequest
+	22, // 61: order.v1.OrderService.CompleteOrder:input_type -> order.v1.CompleteOrderRequest
+	6,  // 62: order.v1.OrderService.GetOrder:input_type -> order.v1.GetOrderRequest
+	8,  // 63: order.v1.OrderService.ListOrders:input_type -> order.v1.ListOrdersRequest
+	11, // 64: order.v1.OrderService.PlaceOrder:output_type -> order.v1.PlaceOrderResponse
+	13, // 65: order.v1.OrderService.AmendOrder:output_type -> order.v1.AmendOrderResponse
+	15, // 66: order.v1.OrderService.HoldOrder:output_type -> order.v1.HoldOrderResponse
+	17, // 67: order.v1.OrderService.ReleaseOrder:output_type -> order.v1.ReleaseOrderResponse
+	19, // 68: order.v1.OrderService.ConfirmOrder:output_type -> order.v1.ConfirmOrderResponse
+	21, // 69: order.v1.OrderService.CancelOrder:output_type -> order.v1.CancelOrderResponse
+	23, // 70: order.v1.OrderService.CompleteOrder:output_type -> order.v1.CompleteOrderResponse
+	7,  // 71: order.v1.OrderService.GetOrder:output_type -> order.v1.GetOrderResponse
+	9,  // 72: order.v1.OrderService.ListOrders:output_type -> order.v1.ListOrdersResponse
+	64, // [64:73] is the sub-list for method output_type
+	55, // [55:64] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_order_v1_order_service_proto_init() }

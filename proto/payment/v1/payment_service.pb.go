@@ -397,7 +397,9 @@ func (x *GetPaymentRequest) GetPaymentId() string {
 type GetPaymentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The payment.
-	Payment       *Payment `protobuf:"bytes,1,opt,name=payment,proto3" json:"payment,omitempty"`
+	Payment *Payment `protobuf:"bytes,1,opt,name=payment,proto3" json:"payment,omitempty"`
+	// Token of its newest event; give it to a query to see at least what this says.
+	Token         *v11.Token `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +437,13 @@ func (*GetPaymentResponse) Descriptor() ([]byte, []int) {
 func (x *GetPaymentResponse) GetPayment() *Payment {
 	if x != nil {
 		return x.Payment
+	}
+	return nil
+}
+
+func (x *GetPaymentResponse) GetToken() *v11.Token {
+	if x != nil {
+		return x.Token
 	}
 	return nil
 }
@@ -1504,9 +1513,10 @@ const file_payment_v1_payment_service_proto_rawDesc = "" +
 	"\x11decline_retryable\x18\x11 \x01(\bR\x10declineRetryable\"P\n" +
 	"\x11GetPaymentRequest\x12;\n" +
 	"\n" +
-	"payment_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\tpaymentId\"C\n" +
+	"payment_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\tpaymentId\"n\n" +
 	"\x12GetPaymentResponse\x12-\n" +
-	"\apayment\x18\x01 \x01(\v2\x13.payment.v1.PaymentR\apayment\"\xc7\x01\n" +
+	"\apayment\x18\x01 \x01(\v2\x13.payment.v1.PaymentR\apayment\x12)\n" +
+	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\"\xc7\x01\n" +
 	"\x13ListPaymentsRequest\x12\"\n" +
 	"\border_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\aorderId\x12:\n" +
 	"\x06states\x18\x02 \x03(\x0e2\x18.payment.v1.PaymentStateB\b\xbaH\x05\x92\x01\x02\x10\n" +
@@ -1686,51 +1696,52 @@ var file_payment_v1_payment_service_proto_depIdxs = []int32{
 	20, // 7: payment.v1.Payment.expires_at:type_name -> google.protobuf.Timestamp
 	20, // 8: payment.v1.Payment.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 9: payment.v1.GetPaymentResponse.payment:type_name -> payment.v1.Payment
-	0,  // 10: payment.v1.ListPaymentsRequest.states:type_name -> payment.v1.PaymentState
-	2,  // 11: payment.v1.ListPaymentsResponse.payments:type_name -> payment.v1.Payment
-	20, // 12: payment.v1.AuthorizePaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	17, // 13: payment.v1.AuthorizePaymentRequest.fulfilment:type_name -> commerce.v1.Fulfilment
-	18, // 14: payment.v1.AuthorizePaymentRequest.method:type_name -> commerce.v1.PaymentMethod
-	19, // 15: payment.v1.AuthorizePaymentRequest.amount:type_name -> commerce.v1.Money
-	1,  // 16: payment.v1.AuthorizePaymentRequest.external_outcome:type_name -> payment.v1.ExternalOutcome
-	20, // 17: payment.v1.AuthorizePaymentRequest.external_decided_at:type_name -> google.protobuf.Timestamp
-	2,  // 18: payment.v1.AuthorizePaymentResponse.payment:type_name -> payment.v1.Payment
-	21, // 19: payment.v1.AuthorizePaymentResponse.token:type_name -> freshness.v1.Token
-	20, // 20: payment.v1.CapturePaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	19, // 21: payment.v1.CapturePaymentRequest.amount:type_name -> commerce.v1.Money
-	2,  // 22: payment.v1.CapturePaymentResponse.payment:type_name -> payment.v1.Payment
-	21, // 23: payment.v1.CapturePaymentResponse.token:type_name -> freshness.v1.Token
-	20, // 24: payment.v1.VoidPaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 25: payment.v1.VoidPaymentResponse.payment:type_name -> payment.v1.Payment
-	21, // 26: payment.v1.VoidPaymentResponse.token:type_name -> freshness.v1.Token
-	20, // 27: payment.v1.RefundPaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	19, // 28: payment.v1.RefundPaymentRequest.amount:type_name -> commerce.v1.Money
-	2,  // 29: payment.v1.RefundPaymentResponse.payment:type_name -> payment.v1.Payment
-	21, // 30: payment.v1.RefundPaymentResponse.token:type_name -> freshness.v1.Token
-	20, // 31: payment.v1.CorrectPaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	19, // 32: payment.v1.CorrectPaymentRequest.corrected_captured:type_name -> commerce.v1.Money
-	20, // 33: payment.v1.CorrectPaymentRequest.effective_at:type_name -> google.protobuf.Timestamp
-	2,  // 34: payment.v1.CorrectPaymentResponse.payment:type_name -> payment.v1.Payment
-	21, // 35: payment.v1.CorrectPaymentResponse.token:type_name -> freshness.v1.Token
-	7,  // 36: payment.v1.PaymentService.AuthorizePayment:input_type -> payment.v1.AuthorizePaymentRequest
-	9,  // 37: payment.v1.PaymentService.CapturePayment:input_type -> payment.v1.CapturePaymentRequest
-	11, // 38: payment.v1.PaymentService.VoidPayment:input_type -> payment.v1.VoidPaymentRequest
-	13, // 39: payment.v1.PaymentService.RefundPayment:input_type -> payment.v1.RefundPaymentRequest
-	15, // 40: payment.v1.PaymentService.CorrectPayment:input_type -> payment.v1.CorrectPaymentRequest
-	3,  // 41: payment.v1.PaymentService.GetPayment:input_type -> payment.v1.GetPaymentRequest
-	5,  // 42: payment.v1.PaymentService.ListPayments:input_type -> payment.v1.ListPaymentsRequest
-	8,  // 43: payment.v1.PaymentService.AuthorizePayment:output_type -> payment.v1.AuthorizePaymentResponse
-	10, // 44: payment.v1.PaymentService.CapturePayment:output_type -> payment.v1.CapturePaymentResponse
-	12, // 45: payment.v1.PaymentService.VoidPayment:output_type -> payment.v1.VoidPaymentResponse
-	14, // 46: payment.v1.PaymentService.RefundPayment:output_type -> payment.v1.RefundPaymentResponse
-	16, // 47: payment.v1.PaymentService.CorrectPayment:output_type -> payment.v1.CorrectPaymentResponse
-	4,  // 48: payment.v1.PaymentService.GetPayment:output_type -> payment.v1.GetPaymentResponse
-	6,  // 49: payment.v1.PaymentService.ListPayments:output_type -> payment.v1.ListPaymentsResponse
-	43, // [43:50] is the sub-list for method output_type
-	36, // [36:43] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	21, // 10: payment.v1.GetPaymentResponse.token:type_name -> freshness.v1.Token
+	0,  // 11: payment.v1.ListPaymentsRequest.states:type_name -> payment.v1.PaymentState
+	2,  // 12: payment.v1.ListPaymentsResponse.payments:type_name -> payment.v1.Payment
+	20, // 13: payment.v1.AuthorizePaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	17, // 14: payment.v1.AuthorizePaymentRequest.fulfilment:type_name -> commerce.v1.Fulfilment
+	18, // 15: payment.v1.AuthorizePaymentRequest.method:type_name -> commerce.v1.PaymentMethod
+	19, // 16: payment.v1.AuthorizePaymentRequest.amount:type_name -> commerce.v1.Money
+	1,  // 17: payment.v1.AuthorizePaymentRequest.external_outcome:type_name -> payment.v1.ExternalOutcome
+	20, // 18: payment.v1.AuthorizePaymentRequest.external_decided_at:type_name -> google.protobuf.Timestamp
+	2,  // 19: payment.v1.AuthorizePaymentResponse.payment:type_name -> payment.v1.Payment
+	21, // 20: payment.v1.AuthorizePaymentResponse.token:type_name -> freshness.v1.Token
+	20, // 21: payment.v1.CapturePaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	19, // 22: payment.v1.CapturePaymentRequest.amount:type_name -> commerce.v1.Money
+	2,  // 23: payment.v1.CapturePaymentResponse.payment:type_name -> payment.v1.Payment
+	21, // 24: payment.v1.CapturePaymentResponse.token:type_name -> freshness.v1.Token
+	20, // 25: payment.v1.VoidPaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 26: payment.v1.VoidPaymentResponse.payment:type_name -> payment.v1.Payment
+	21, // 27: payment.v1.VoidPaymentResponse.token:type_name -> freshness.v1.Token
+	20, // 28: payment.v1.RefundPaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	19, // 29: payment.v1.RefundPaymentRequest.amount:type_name -> commerce.v1.Money
+	2,  // 30: payment.v1.RefundPaymentResponse.payment:type_name -> payment.v1.Payment
+	21, // 31: payment.v1.RefundPaymentResponse.token:type_name -> freshness.v1.Token
+	20, // 32: payment.v1.CorrectPaymentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	19, // 33: payment.v1.CorrectPaymentRequest.corrected_captured:type_name -> commerce.v1.Money
+	20, // 34: payment.v1.CorrectPaymentRequest.effective_at:type_name -> google.protobuf.Timestamp
+	2,  // 35: payment.v1.CorrectPaymentResponse.payment:type_name -> payment.v1.Payment
+	21, // 36: payment.v1.CorrectPaymentResponse.token:type_name -> freshness.v1.Token
+	7,  // 37: payment.v1.PaymentService.AuthorizePayment:input_type -> payment.v1.AuthorizePaymentRequest
+	9,  // 38: payment.v1.PaymentService.CapturePayment:input_type -> payment.v1.CapturePaymentRequest
+	11, // 39: payment.v1.PaymentService.VoidPayment:input_type -> payment.v1.VoidPaymentRequest
+	13, // 40: payment.v1.PaymentService.RefundPayment:input_type -> payment.v1.RefundPaymentRequest
+	15, // 41: payment.v1.PaymentService.CorrectPayment:input_type -> payment.v1.CorrectPaymentRequest
+	3,  // 42: payment.v1.PaymentService.GetPayment:input_type -> payment.v1.GetPaymentRequest
+	5,  // 43: payment.v1.PaymentService.ListPayments:input_type -> payment.v1.ListPaymentsRequest
+	8,  // 44: payment.v1.PaymentService.AuthorizePayment:output_type -> payment.v1.AuthorizePaymentResponse
+	10, // 45: payment.v1.PaymentService.CapturePayment:output_type -> payment.v1.CapturePaymentResponse
+	12, // 46: payment.v1.PaymentService.VoidPayment:output_type -> payment.v1.VoidPaymentResponse
+	14, // 47: payment.v1.PaymentService.RefundPayment:output_type -> payment.v1.RefundPaymentResponse
+	16, // 48: payment.v1.PaymentService.CorrectPayment:output_type -> payment.v1.CorrectPaymentResponse
+	4,  // 49: payment.v1.PaymentService.GetPayment:output_type -> payment.v1.GetPaymentResponse
+	6,  // 50: payment.v1.PaymentService.ListPayments:output_type -> payment.v1.ListPaymentsResponse
+	44, // [44:51] is the sub-list for method output_type
+	37, // [37:44] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_payment_v1_payment_service_proto_init() }

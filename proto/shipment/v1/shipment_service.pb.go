@@ -373,7 +373,9 @@ func (x *GetShipmentRequest) GetShipmentId() string {
 type GetShipmentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The shipment.
-	Shipment      *Shipment `protobuf:"bytes,1,opt,name=shipment,proto3" json:"shipment,omitempty"`
+	Shipment *Shipment `protobuf:"bytes,1,opt,name=shipment,proto3" json:"shipment,omitempty"`
+	// Token of its newest event; give it to a query to see at least what this says.
+	Token         *v11.Token `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,6 +413,13 @@ func (*GetShipmentResponse) Descriptor() ([]byte, []int) {
 func (x *GetShipmentResponse) GetShipment() *Shipment {
 	if x != nil {
 		return x.Shipment
+	}
+	return nil
+}
+
+func (x *GetShipmentResponse) GetToken() *v11.Token {
+	if x != nil {
+		return x.Token
 	}
 	return nil
 }
@@ -2008,9 +2017,10 @@ const file_shipment_v1_shipment_service_proto_rawDesc = "" +
 	"\astalled\x18\x0e \x01(\bR\astalled\"S\n" +
 	"\x12GetShipmentRequest\x12=\n" +
 	"\vshipment_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]*$R\n" +
-	"shipmentId\"H\n" +
+	"shipmentId\"s\n" +
 	"\x13GetShipmentResponse\x121\n" +
-	"\bshipment\x18\x01 \x01(\v2\x15.shipment.v1.ShipmentR\bshipment\"\x8d\x02\n" +
+	"\bshipment\x18\x01 \x01(\v2\x15.shipment.v1.ShipmentR\bshipment\x12)\n" +
+	"\x05token\x18\x02 \x01(\v2\x13.freshness.v1.TokenR\x05token\"\x8d\x02\n" +
 	"\x14ListShipmentsRequest\x12\"\n" +
 	"\border_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\aorderId\x12<\n" +
 	"\x06states\x18\x02 \x03(\x0e2\x1a.shipment.v1.ShipmentStateB\b\xbaH\x05\x92\x01\x02\x10\n" +
@@ -2236,64 +2246,65 @@ var file_shipment_v1_shipment_service_proto_depIdxs = []int32{
 	25, // 4: shipment.v1.Shipment.expected_at:type_name -> google.protobuf.Timestamp
 	25, // 5: shipment.v1.Shipment.updated_at:type_name -> google.protobuf.Timestamp
 	2,  // 6: shipment.v1.GetShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	0,  // 7: shipment.v1.ListShipmentsRequest.states:type_name -> shipment.v1.ShipmentState
-	24, // 8: shipment.v1.ListShipmentsRequest.fulfilment:type_name -> commerce.v1.Fulfilment
-	2,  // 9: shipment.v1.ListShipmentsResponse.shipments:type_name -> shipment.v1.Shipment
-	25, // 10: shipment.v1.PlanShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	24, // 11: shipment.v1.PlanShipmentRequest.fulfilment:type_name -> commerce.v1.Fulfilment
-	1,  // 12: shipment.v1.PlanShipmentRequest.lines:type_name -> shipment.v1.ShipmentLine
-	25, // 13: shipment.v1.PlanShipmentRequest.promised_at:type_name -> google.protobuf.Timestamp
-	2,  // 14: shipment.v1.PlanShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 15: shipment.v1.PlanShipmentResponse.token:type_name -> freshness.v1.Token
-	25, // 16: shipment.v1.DispatchShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	25, // 17: shipment.v1.DispatchShipmentRequest.expected_at:type_name -> google.protobuf.Timestamp
-	2,  // 18: shipment.v1.DispatchShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 19: shipment.v1.DispatchShipmentResponse.token:type_name -> freshness.v1.Token
-	25, // 20: shipment.v1.RecordScanRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	12, // 21: shipment.v1.RecordScanRequest.place:type_name -> shipment.v1.ScanPlace
-	2,  // 22: shipment.v1.RecordScanResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 23: shipment.v1.RecordScanResponse.token:type_name -> freshness.v1.Token
-	25, // 24: shipment.v1.ReportDelayRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	25, // 25: shipment.v1.ReportDelayRequest.expected_at:type_name -> google.protobuf.Timestamp
-	2,  // 26: shipment.v1.ReportDelayResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 27: shipment.v1.ReportDelayResponse.token:type_name -> freshness.v1.Token
-	25, // 28: shipment.v1.DeliverShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 29: shipment.v1.DeliverShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 30: shipment.v1.DeliverShipmentResponse.token:type_name -> freshness.v1.Token
-	25, // 31: shipment.v1.LoseShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 32: shipment.v1.LoseShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 33: shipment.v1.LoseShipmentResponse.token:type_name -> freshness.v1.Token
-	25, // 34: shipment.v1.ReturnShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 35: shipment.v1.ReturnShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 36: shipment.v1.ReturnShipmentResponse.token:type_name -> freshness.v1.Token
-	25, // 37: shipment.v1.CancelShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
-	2,  // 38: shipment.v1.CancelShipmentResponse.shipment:type_name -> shipment.v1.Shipment
-	26, // 39: shipment.v1.CancelShipmentResponse.token:type_name -> freshness.v1.Token
-	7,  // 40: shipment.v1.ShipmentService.PlanShipment:input_type -> shipment.v1.PlanShipmentRequest
-	9,  // 41: shipment.v1.ShipmentService.DispatchShipment:input_type -> shipment.v1.DispatchShipmentRequest
-	11, // 42: shipment.v1.ShipmentService.RecordScan:input_type -> shipment.v1.RecordScanRequest
-	14, // 43: shipment.v1.ShipmentService.ReportDelay:input_type -> shipment.v1.ReportDelayRequest
-	16, // 44: shipment.v1.ShipmentService.DeliverShipment:input_type -> shipment.v1.DeliverShipmentRequest
-	18, // 45: shipment.v1.ShipmentService.LoseShipment:input_type -> shipment.v1.LoseShipmentRequest
-	20, // 46: shipment.v1.ShipmentService.ReturnShipment:input_type -> shipment.v1.ReturnShipmentRequest
-	22, // 47: shipment.v1.ShipmentService.CancelShipment:input_type -> shipment.v1.CancelShipmentRequest
-	3,  // 48: shipment.v1.ShipmentService.GetShipment:input_type -> shipment.v1.GetShipmentRequest
-	5,  // 49: shipment.v1.ShipmentService.ListShipments:input_type -> shipment.v1.ListShipmentsRequest
-	8,  // 50: shipment.v1.ShipmentService.PlanShipment:output_type -> shipment.v1.PlanShipmentResponse
-	10, // 51: shipment.v1.ShipmentService.DispatchShipment:output_type -> shipment.v1.DispatchShipmentResponse
-	13, // 52: shipment.v1.ShipmentService.RecordScan:output_type -> shipment.v1.RecordScanResponse
-	15, // 53: shipment.v1.ShipmentService.ReportDelay:output_type -> shipment.v1.ReportDelayResponse
-	17, // 54: shipment.v1.ShipmentService.DeliverShipment:output_type -> shipment.v1.DeliverShipmentResponse
-	19, // 55: shipment.v1.ShipmentService.LoseShipment:output_type -> shipment.v1.LoseShipmentResponse
-	21, // 56: shipment.v1.ShipmentService.ReturnShipment:output_type -> shipment.v1.ReturnShipmentResponse
-	23, // 57: shipment.v1.ShipmentService.CancelShipment:output_type -> shipment.v1.CancelShipmentResponse
-	4,  // 58: shipment.v1.ShipmentService.GetShipment:output_type -> shipment.v1.GetShipmentResponse
-	6,  // 59: shipment.v1.ShipmentService.ListShipments:output_type -> shipment.v1.ListShipmentsResponse
-	50, // [50:60] is the sub-list for method output_type
-	40, // [40:50] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	26, // 7: shipment.v1.GetShipmentResponse.token:type_name -> freshness.v1.Token
+	0,  // 8: shipment.v1.ListShipmentsRequest.states:type_name -> shipment.v1.ShipmentState
+	24, // 9: shipment.v1.ListShipmentsRequest.fulfilment:type_name -> commerce.v1.Fulfilment
+	2,  // 10: shipment.v1.ListShipmentsResponse.shipments:type_name -> shipment.v1.Shipment
+	25, // 11: shipment.v1.PlanShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	24, // 12: shipment.v1.PlanShipmentRequest.fulfilment:type_name -> commerce.v1.Fulfilment
+	1,  // 13: shipment.v1.PlanShipmentRequest.lines:type_name -> shipment.v1.ShipmentLine
+	25, // 14: shipment.v1.PlanShipmentRequest.promised_at:type_name -> google.protobuf.Timestamp
+	2,  // 15: shipment.v1.PlanShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 16: shipment.v1.PlanShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 17: shipment.v1.DispatchShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	25, // 18: shipment.v1.DispatchShipmentRequest.expected_at:type_name -> google.protobuf.Timestamp
+	2,  // 19: shipment.v1.DispatchShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 20: shipment.v1.DispatchShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 21: shipment.v1.RecordScanRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	12, // 22: shipment.v1.RecordScanRequest.place:type_name -> shipment.v1.ScanPlace
+	2,  // 23: shipment.v1.RecordScanResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 24: shipment.v1.RecordScanResponse.token:type_name -> freshness.v1.Token
+	25, // 25: shipment.v1.ReportDelayRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	25, // 26: shipment.v1.ReportDelayRequest.expected_at:type_name -> google.protobuf.Timestamp
+	2,  // 27: shipment.v1.ReportDelayResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 28: shipment.v1.ReportDelayResponse.token:type_name -> freshness.v1.Token
+	25, // 29: shipment.v1.DeliverShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 30: shipment.v1.DeliverShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 31: shipment.v1.DeliverShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 32: shipment.v1.LoseShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 33: shipment.v1.LoseShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 34: shipment.v1.LoseShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 35: shipment.v1.ReturnShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 36: shipment.v1.ReturnShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 37: shipment.v1.ReturnShipmentResponse.token:type_name -> freshness.v1.Token
+	25, // 38: shipment.v1.CancelShipmentRequest.occurred_at:type_name -> google.protobuf.Timestamp
+	2,  // 39: shipment.v1.CancelShipmentResponse.shipment:type_name -> shipment.v1.Shipment
+	26, // 40: shipment.v1.CancelShipmentResponse.token:type_name -> freshness.v1.Token
+	7,  // 41: shipment.v1.ShipmentService.PlanShipment:input_type -> shipment.v1.PlanShipmentRequest
+	9,  // 42: shipment.v1.ShipmentService.DispatchShipment:input_type -> shipment.v1.DispatchShipmentRequest
+	11, // 43: shipment.v1.ShipmentService.RecordScan:input_type -> shipment.v1.RecordScanRequest
+	14, // 44: shipment.v1.ShipmentService.ReportDelay:input_type -> shipment.v1.ReportDelayRequest
+	16, // 45: shipment.v1.ShipmentService.DeliverShipment:input_type -> shipment.v1.DeliverShipmentRequest
+	18, // 46: shipment.v1.ShipmentService.LoseShipment:input_type -> shipment.v1.LoseShipmentRequest
+	20, // 47: shipment.v1.ShipmentService.ReturnShipment:input_type -> shipment.v1.ReturnShipmentRequest
+	22, // 48: shipment.v1.ShipmentService.CancelShipment:input_type -> shipment.v1.CancelShipmentRequest
+	3,  // 49: shipment.v1.ShipmentService.GetShipment:input_type -> shipment.v1.GetShipmentRequest
+	5,  // 50: shipment.v1.ShipmentService.ListShipments:input_type -> shipment.v1.ListShipmentsRequest
+	8,  // 51: shipment.v1.ShipmentService.PlanShipment:output_type -> shipment.v1.PlanShipmentResponse
+	10, // 52: shipment.v1.ShipmentService.DispatchShipment:output_type -> shipment.v1.DispatchShipmentResponse
+	13, // 53: shipment.v1.ShipmentService.RecordScan:output_type -> shipment.v1.RecordScanResponse
+	15, // 54: shipment.v1.ShipmentService.ReportDelay:output_type -> shipment.v1.ReportDelayResponse
+	17, // 55: shipment.v1.ShipmentService.DeliverShipment:output_type -> shipment.v1.DeliverShipmentResponse
+	19, // 56: shipment.v1.ShipmentService.LoseShipment:output_type -> shipment.v1.LoseShipmentResponse
+	21, // 57: shipment.v1.ShipmentService.ReturnShipment:output_type -> shipment.v1.ReturnShipmentResponse
+	23, // 58: shipment.v1.ShipmentService.CancelShipment:output_type -> shipment.v1.CancelShipmentResponse
+	4,  // 59: shipment.v1.ShipmentService.GetShipment:output_type -> shipment.v1.GetShipmentResponse
+	6,  // 60: shipment.v1.ShipmentService.ListShipments:output_type -> shipment.v1.ListShipmentsResponse
+	51, // [51:61] is the sub-list for method output_type
+	41, // [41:51] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_shipment_v1_shipment_service_proto_init() }
