@@ -35,6 +35,7 @@ type Report struct {
 	Differences    []Difference     `json:"differences,omitempty"`
 	Expected       map[string]int64 `json:"expected,omitempty"`
 	SumsChecked    []string         `json:"sums_checked,omitempty"`
+	Owners         tallies          `json:"owners,omitempty"`
 }
 
 // Violation is one thing that stands in the way of a swap.

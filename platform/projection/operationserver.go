@@ -169,7 +169,7 @@ func (o *operation) proto() *readmodelv1.Operation {
 func (r *Report) proto() *readmodelv1.GateReport {
 	m := &readmodelv1.GateReport{
 		Generation: r.Generation, Base: r.Base, OrdersCompared: r.OrdersCompared, RowsCompared: r.RowsCompared, OrdersApart: r.OrdersApart,
-		Differing: r.Differing, Expected: r.Expected, SumsChecked: r.SumsChecked,
+		Differing: r.Differing, Expected: r.Expected, SumsChecked: r.SumsChecked, Owners: r.Owners.proto(),
 	}
 	for _, v := range r.Violations {
 		m.Violations = append(m.Violations, &readmodelv1.GateViolation{Check: v.Check, Subject: v.Subject, Description: v.Description})

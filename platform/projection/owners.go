@@ -32,33 +32,54 @@ type Journal interface {
 
 var errUnreadable = errors.New("the owner's journal has it in a form that this code cannot decode")
 
-// Owners are the addresses of the services that own the facts. Only healing, and
-// tokens of an epoch that is over, ask them, and only for their journals.
+// Owners are the addresses of the services that own the facts. They are asked for
+// their journals, to heal and to compare, and for what they answer everybody, to
+// compare that too.
 type Owners struct {
 	Order    string `help:"Address of the order service, for its journal." default:"127.0.0.1:7101"`
 	Payment  string `help:"Address of the payment service, for its journal." default:"127.0.0.1:7102"`
 	Shipment string `help:"Address of the shipment service, for its journal." default:"127.0.0.1:7103"`
 }
 
-// Dial returns a Journal that asks the owners, and a function that ends its
-// connections. It connects on first use.
-func (o Owners) Dial(codec Codec, tel *telemetry.Telemetry) (Journal, func() error, error) {
-	clients := map[string]journalv1.JournalServiceClient{}
-	var conns []*grpc.ClientConn
-	end := func() error {
-		var errs []error
-		for _, conn := range conns {
-			errs = append(errs, conn.Close())
-		}
-		return errors.Join(errs...)
-	}
+// Connections are the connections to owners. Close them at the end.
+type Connections map[string]*grpc.ClientConn
+
+// Dial connects to the owners, by source, on first use.
+func (o Owners) Dial(tel *telemetry.Telemetry) (Connections, error) {
+	all := Connections{}
 	for source, addr := range map[string]string{"order": o.Order, "payment": o.Payment, "shipment": o.Shipment} {
 		conn, err := rpc.Dial(addr, tel)
 		if err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("journal of %s: %w", source, err), end())
+			return nil, errors.Join(fmt.Errorf("owner of %s: %w", source, err), all.Close())
 		}
-		conns = append(conns, conn)
+		all[source] = conn
+	}
+	return all, nil
+}
+
+// Journal returns what asks the owners for their journals.
+func (c Connections) Journal(codec Codec) Journal {
+	clients := map[string]journalv1.JournalServiceClient{}
+	for source, conn := range c {
 		clients[source] = journalv1.NewJournalServiceClient(conn)
 	}
-	return journal.NewReader(codec, clients), end, nil
+	return journal.NewReader(codec, clients)
+}
+
+// Answers returns the connections as [Config.Owners] takes them.
+func (c Connections) Answers() map[string]grpc.ClientConnInterface {
+	all := map[string]grpc.ClientConnInterface{}
+	for source, conn := range c {
+		all[source] = conn
+	}
+	return all
+}
+
+// Close ends the connections.
+func (c Connections) Close() error {
+	var errs []error
+	for _, conn := range c {
+		errs = append(errs, conn.Close())
+	}
+	return errors.Join(errs...)
 }

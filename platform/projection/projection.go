@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
@@ -55,6 +56,10 @@ type Config struct {
 	Codec        Codec
 	// Journal heals what is missing; nil leaves it missing.
 	Journal Journal
+	// Owners are connections to the services that own the sources, by source, for
+	// the truths of the view; without one a source is compared with its journal
+	// only.
+	Owners map[string]grpc.ClientConnInterface
 	// Bounds answers where the logs begin and end, per topic and partition
 	// number; nil asks the broker. It is for tests that have none.
 	Bounds func(context.Context) (map[string]map[int32]consumer.Bounds, error)

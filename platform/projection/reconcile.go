@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 )
 
-// Reconciling compares a generation with its owners' journals, order by order in
-// the order of their ids, a page in memory. It changes nothing: what it finds, a
-// person looks at and refolds.
+// Reconciling compares a generation with its owners' journals and with what they
+// answer, order by order in the order of their ids, a page in memory. It changes
+// nothing: what it finds, a person looks at and refolds.
 
 const (
 	reconcilePage    = 100
@@ -37,7 +36,7 @@ func (p *Projection[S]) reconcile(ctx context.Context, o *operation) error {
 	if at == nil {
 		return fault.New(fault.KindFailedPrecondition, fault.ReasonNotFound, "generation %s is not kept here any more", o.schema)
 	}
-	o.report = &Report{Generation: at.own.String(), Base: "the owners' journals"}
+	o.report = &Report{Generation: at.own.String(), Base: "the owners' journals and answers", Owners: at.tallies()}
 	o.done, o.total = 0, 0
 	if o.request.Order != "" {
 		return p.during(ctx, o, phaseReconciles, func(ctx context.Context, progress func(done, total int64)) error {
@@ -114,16 +113,8 @@ func (p *Projection[S]) reconcileOrders(ctx context.Context, wrong map[string]en
 // reconcilePage compares some orders and adds what it finds to the report. It
 // returns the states that are wrong, as they should be.
 func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, report *Report) (map[string]encoded, error) {
-	results := make([]verdictOfOrder, len(page))
-	group, inside := errgroup.WithContext(ctx)
-	group.SetLimit(reconcileWorkers)
-	for i, o := range page {
-		group.Go(func() (err error) {
-			results[i], err = p.reconcileOrder(inside, o)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
+	results, err := p.lookAt(ctx, page)
+	if err != nil {
 		return nil, err
 	}
 	wrong := map[string]encoded{}
@@ -131,6 +122,9 @@ func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, 
 		report.OrdersCompared++
 		report.RowsCompared += v.rows
 		report.differing(v.differences...)
+		for _, a := range v.answers {
+			report.Owners[a.source].add(a)
+		}
 		if v.expected.state != nil && len(wrong) < maxDiffering {
 			wrong[page[i].id] = v.expected
 		}

@@ -24,14 +24,22 @@ type desk struct {
 	*subject
 	*site
 	readmodelv1.ReconcileServiceClient
+	owner *answering // of the source order
 }
 
 // newDesk opens a view, has it read some facts, and lets it carry out operations.
+// The view says how it is compared with the owner of orders.
 func newDesk(t *testing.T, facts ...event.Fact) *desk {
+	t.Helper()
+	return newDeskOf(t, nil, facts...)
+}
+
+func newDeskOf(t *testing.T, tweaks []tweak, facts ...event.Fact) *desk {
 	t.Helper()
 	at := newSite(t)
 	at.send(facts...)
-	s := at.process()
+	owner := &answering{journal: at.journal, says: map[string]func(*projection.Answer){}}
+	s := at.process(append([]tweak{owner.truth}, tweaks...)...)
 	s.look()
 	at.read(s.Projection)
 	s.endsAre(0, at.log.offsets)
@@ -40,7 +48,7 @@ func newDesk(t *testing.T, facts ...event.Fact) *desk {
 		return err == nil
 	})
 	s.operates()
-	return &desk{s, at, readmodelv1.NewReconcileServiceClient(s.served())}
+	return &desk{s, at, readmodelv1.NewReconcileServiceClient(s.served()), owner}
 }
 
 // reconcile compares everything, or one order, and returns what differs.

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -164,45 +163,6 @@ func (p *Projection[S]) rowKey(spec *tableSpec, r row) string {
 	return keyOf(columns, r)
 }
 
-// verdictOfOrder is what the comparison of one order found.
-type verdictOfOrder struct {
-	differences []Difference
-	rows        int64
-	expected    encoded // what the state should be, if it is not
-}
-
-// lookPauses are the rests between looks at an order that differs.
-var lookPauses = [...]time.Duration{100 * time.Millisecond, 400 * time.Millisecond, 1500 * time.Millisecond}
-
-// reconcileOrder compares an order, and one that differs again and again: what
-// is told was so each time.
-func (p *Projection[S]) reconcileOrder(ctx context.Context, o *storedOrder) (v verdictOfOrder, err error) {
-	v, err = p.judgeOrder(ctx, o)
-	for _, pause := range lookPauses {
-		if err != nil || len(v.differences) == 0 {
-			return v, err
-		}
-		if err := rest(ctx, pause); err != nil {
-			return v, err
-		}
-		again, err := p.storedSome(ctx, []string{o.id})
-		if err != nil {
-			return v, err
-		}
-		if len(again) == 0 {
-			return verdictOfOrder{}, nil
-		}
-		before := v.differences
-		if v, err = p.judgeOrder(ctx, again[0]); err != nil {
-			return v, err
-		}
-		v.differences = slices.DeleteFunc(v.differences, func(d Difference) bool {
-			return !slices.ContainsFunc(before, func(b Difference) bool { return b.Table == d.Table && b.Key == d.Key && b.Field == d.Field })
-		})
-	}
-	return v, nil
-}
-
 // judgeOrder compares an order once.
 func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdictOfOrder, err error) {
 	if o.bytes == nil {
@@ -231,7 +191,7 @@ func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdi
 	if len(v.differences) > 0 {
 		return v, nil
 	}
-	v, err = p.compareOrder(o, stored, facts, nil)
+	v, err = p.judgeFacts(ctx, o, stored, facts, nil)
 	if err != nil || len(v.differences) == 0 {
 		return v, err
 	}
@@ -244,7 +204,21 @@ func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdi
 	if err != nil || len(skipped) == 0 {
 		return v, err
 	}
-	return p.compareOrder(o, stored, facts, skipped)
+	return p.judgeFacts(ctx, o, stored, facts, skipped)
+}
+
+// judgeFacts compares an order with what its facts, but for those that were given
+// up, make of it, and that with what the owners answer.
+func (p *Projection[S]) judgeFacts(ctx context.Context, o *storedOrder, stored *order[S], facts []event.Fact, skipped []string) (verdictOfOrder, error) {
+	v, fresh, err := p.compareOrder(o, stored, facts, skipped)
+	if err != nil || fresh == nil {
+		return v, err
+	}
+	v.answers, err = p.hearOwners(ctx, stored, fresh, facts, skipped)
+	for _, key := range slices.Sorted(maps.Keys(v.answers)) {
+		v.differences = append(v.differences, v.answers[key].differences...)
+	}
+	return v, err
 }
 
 // historyTo fetches an aggregate up to a version from its owner.
@@ -268,9 +242,9 @@ func (p *Projection[S]) historyTo(ctx context.Context, order string, a event.Agg
 	return all, nil
 }
 
-// compareOrder folds the facts anew and compares what comes of it with what is
-// stored.
-func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []event.Fact, skipped []string) (v verdictOfOrder, err error) {
+// compareOrder folds the facts anew and compares what comes of it, which it
+// returns, with what is stored. It is nil if some fact cannot be applied.
+func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []event.Fact, skipped []string) (v verdictOfOrder, fresh *order[S], err error) {
 	inputs := make([]input, len(facts))
 	for i, f := range facts {
 		if slices.Contains(skipped, f.ID) {
@@ -280,27 +254,27 @@ func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []e
 			inputs[i].err = errUnreadable
 		}
 	}
-	fresh := newOrder[S](o.id)
+	fresh = newOrder[S](o.id)
 	out, err := p.engine.run(fresh, inputs)
 	if err != nil {
-		return v, err
+		return v, nil, err
 	}
 	if len(out.parked) > 0 {
 		first := out.parked[0]
 		return verdictOfOrder{differences: []Difference{{
 			Order: o.id, Table: tableApplied, Key: first.token.Aggregate.String(), Field: "version " + fmt.Sprint(first.token.Version),
 			Base: "cannot be applied: " + brief(first.reason), Value: "applied",
-		}}}, nil
+		}}}, nil, nil
 	}
 	should, err := fresh.encode()
 	if err != nil {
-		return v, err
+		return v, nil, err
 	}
 	if fresh, err = openOrder[S](o.id, should); err != nil { // as it reads when it was stored
-		return v, err
+		return v, nil, err
 	}
 	if err := p.compareState(o, stored, fresh, should, &v); err != nil {
-		return v, err
+		return v, nil, err
 	}
 	tables := p.engine.derive(fresh)
 	for i, spec := range p.view.specs() {
@@ -318,7 +292,7 @@ func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []e
 		v.rows += int64(len(expected))
 		p.compareRows(o.id, spec, o.tables[i], expected, &v)
 	}
-	return v, nil
+	return v, fresh, nil
 }
 
 func (p *Projection[S]) compareState(o *storedOrder, stored, fresh *order[S], should encoded, v *verdictOfOrder) error {

@@ -69,7 +69,7 @@ func (o *operation) reconciliation() *readmodelv1.Reconciliation {
 	}
 	r := &readmodelv1.Reconciliation{StartedAt: timestamppb.New(o.createdAt), FinishedAt: stamp(o.finishedAt), Orders: o.done, Result: resultRunning}
 	if o.report != nil {
-		r.Orders, r.Differences = o.report.OrdersCompared, o.report.Differing
+		r.Orders, r.Differences, r.Owners = o.report.OrdersCompared, o.report.Differing, o.report.Owners.proto()
 	}
 	switch {
 	case o.finishedAt == nil:
@@ -94,9 +94,9 @@ func (r *rounds) proto() (*readmodelv1.Reconciliation, []*readmodelv1.OrderDiffe
 		StartedAt: timestamppb.New(r.startedAt), Orders: r.before, Differences: int64(len(r.differ)), Result: resultRunning,
 	}
 	if r.endedAt.IsZero() {
-		summary.Orders = r.orders
+		summary.Orders, summary.Owners = r.orders, r.owners.proto()
 	} else {
-		summary.FinishedAt, summary.Result = timestamppb.New(r.endedAt), resultClean
+		summary.FinishedAt, summary.Result, summary.Owners = timestamppb.New(r.endedAt), resultClean, r.ended.proto()
 	}
 	if len(r.differ) > 0 {
 		summary.Result = resultDifferences

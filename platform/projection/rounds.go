@@ -20,6 +20,8 @@ type rounds struct {
 	before    int64     // and in the last whole one
 	behind    string
 	differ    map[string]seenDifference // by order, table, key and field
+	owners    tallies                   // of this round
+	ended     tallies                   // and of the last whole one
 }
 
 type seenDifference struct {
@@ -92,19 +94,19 @@ func (p *Projection[S]) reconcileSome(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	report := &Report{}
+	report := &Report{Owners: at.tallies()}
 	if _, err := at.reconcilePage(ctx, page, report); err != nil {
 		return err
 	}
-	for _, d := range r.note(ids, report.Differences, len(ids) < n) {
-		p.cfg.Log.ErrorContext(ctx, "a read model is not what its owners' journals make it", "generation", at.own.String(),
+	for _, d := range r.note(ids, report, len(ids) < n) {
+		p.cfg.Log.ErrorContext(ctx, "a read model is not what its owners say", "generation", at.own.String(),
 			"order", d.Order, "table", d.Table, "key", d.Key, "field", d.Field)
 	}
 	return nil
 }
 
 // note enters what was compared and returns the differences that are new.
-func (r *rounds) note(ids []string, found []Difference, ended bool) (news []Difference) {
+func (r *rounds) note(ids []string, report *Report, ended bool) (news []Difference) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -114,7 +116,7 @@ func (r *rounds) note(ids []string, found []Difference, ended bool) (news []Diff
 			known[name] = d
 		}
 	}
-	for _, d := range found {
+	for _, d := range report.Differences {
 		seen, ok := r.differ[d.name()]
 		if !ok {
 			seen = seenDifference{d, now}
@@ -125,8 +127,10 @@ func (r *rounds) note(ids []string, found []Difference, ended bool) (news []Diff
 		}
 	}
 	r.differ, r.orders = known, r.orders+int64(len(ids))
+	r.owners = r.owners.with(report.Owners)
 	if ended {
 		r.endedAt, r.before, r.startedAt, r.orders, r.behind = now, r.orders, now, 0, ""
+		r.ended, r.owners = r.owners, nil
 	} else {
 		r.behind = ids[len(ids)-1]
 	}

@@ -62,18 +62,19 @@ func Run[S any](ctx context.Context, cfg Config, view projection.View[S], contra
 		if err != nil {
 			return err
 		}
-		journal, hangUp, err := cfg.Owners.Dial(codec, tel)
+		owners, err := cfg.Owners.Dial(tel)
 		if err != nil {
 			return err
 		}
 		copied, err := projection.Open(ctx, projection.Config{
-			Postgres: cfg.Postgres, Kafka: cfg.Kafka, InstanceID: cfg.InstanceID, ClockSkew: cfg.ClockSkew, Codec: codec, Journal: journal,
+			Postgres: cfg.Postgres, Kafka: cfg.Kafka, InstanceID: cfg.InstanceID, ClockSkew: cfg.ClockSkew, Codec: codec,
+			Journal: owners.Journal(codec), Owners: owners.Answers(),
 			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
 		}, view)
 		if err != nil {
-			return errors.Join(err, hangUp())
+			return errors.Join(err, owners.Close())
 		}
-		g.OnStop("database", func(context.Context) error { copied.Close(); return hangUp() })
+		g.OnStop("database", func(context.Context) error { copied.Close(); return owners.Close() })
 		pager, err := rpc.NewPager([]byte(cfg.RPC.PageSecret))
 		if err != nil {
 			return err

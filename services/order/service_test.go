@@ -117,6 +117,9 @@ func TestAnOrderIsPlacedReadAndSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if diff := cmp.Diff(placed.GetToken(), got.GetToken(), protocmp.Transform()); diff != "" {
+		t.Errorf("tokens (-placed +got):\n%s", diff)
+	}
 	if diff := cmp.Diff(placed.GetOrder(), got.GetOrder(), protocmp.Transform()); diff != "" {
 		t.Error("read otherwise than answered:", diff)
 	}

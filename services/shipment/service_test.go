@@ -120,6 +120,9 @@ func TestLifeOfAShipment(t *testing.T) {
 		sh.GetCarrier() != "dhl" || !sh.GetExpectedAt().AsTime().Equal(expected.AsTime()) {
 		t.Errorf("shipment = %v", sh)
 	}
+	if at := got.GetToken(); at.GetVersion() != 10 || at.GetAggregateType() != "shipment" || at.GetAggregateId() != id || at.GetEpoch() == "" || at.GetEventId() == "" {
+		t.Errorf("it stands at %v", at)
+	}
 	events, err := journalpb.NewJournalServiceClient(conn).GetEvents(ctx, &journalpb.GetEventsRequest{AggregateType: "shipment", AggregateId: id})
 	if err != nil {
 		t.Fatal(err)

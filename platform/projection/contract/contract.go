@@ -35,9 +35,12 @@ type Contract struct {
 		Strategy   string `yaml:"strategy"`
 		TimeBudget string `yaml:"time_budget"`
 	} `yaml:"rebuild"`
-	Reconciliation []string       `yaml:"reconciliation"`
-	PersonalData   []PersonalData `yaml:"personal_data"`
-	Policy         map[string]any `yaml:"policy"`
+	Reconciliation []string `yaml:"reconciliation"`
+	// OwnerFields are the fields that are compared with what the owners answer, by
+	// source. A source that is not named is compared with its owner's journal only.
+	OwnerFields  map[string][]string `yaml:"compared_with_owners"`
+	PersonalData []PersonalData      `yaml:"personal_data"`
+	Policy       map[string]any      `yaml:"policy"`
 }
 
 // PersonalData is a field of a read model that holds personal data: a table, a
@@ -103,6 +106,12 @@ func (c *Contract) check() error {
 			errs = append(errs, fmt.Errorf("queries.%s: %q is not one of %v", query, c.Queries[query], slices.Sorted(maps.Keys(consistencies))))
 		}
 	}
+	for _, source := range slices.Sorted(maps.Keys(c.OwnerFields)) {
+		missing("compared_with_owners."+source, blank(c.OwnerFields[source]))
+		if !slices.Contains(c.Sources, source) {
+			errs = append(errs, fmt.Errorf("compared_with_owners.%s: %q is no source", source, source))
+		}
+	}
 	for i, p := range c.PersonalData {
 		missing(fmt.Sprintf("personal_data[%d].field", i), p.Field == "")
 		missing(fmt.Sprintf("personal_data[%d].purpose", i), p.Purpose == "")
@@ -147,6 +156,9 @@ func (c *Contract) Proto() *readmodelv1.Contract {
 	}
 	for _, query := range slices.Sorted(maps.Keys(c.Queries)) {
 		p.Queries = append(p.Queries, &readmodelv1.Query{Name: query, Consistency: consistencies[c.Queries[query]]})
+	}
+	for _, source := range slices.Sorted(maps.Keys(c.OwnerFields)) {
+		p.OwnerFields = append(p.OwnerFields, &readmodelv1.OwnerFields{Source: source, Fields: c.OwnerFields[source]})
 	}
 	for _, d := range c.PersonalData {
 		p.PersonalData = append(p.PersonalData, &readmodelv1.PersonalData{Field: d.Field, Purpose: d.Purpose})

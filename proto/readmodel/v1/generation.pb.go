@@ -110,7 +110,7 @@ const (
 	OperationKind_OPERATION_KIND_DROP OperationKind = 5
 	// Rebuild orders from the journals.
 	OperationKind_OPERATION_KIND_REFOLD OperationKind = 6
-	// Compare what is stored with the owners' journals.
+	// Compare what is stored with the owners' journals and answers.
 	OperationKind_OPERATION_KIND_RECONCILE OperationKind = 7
 )
 
@@ -591,7 +591,10 @@ type GateReport struct {
 	// Fields that differ as declared, by table and column.
 	Expected map[string]int64 `protobuf:"bytes,9,rep,name=expected,proto3" json:"expected,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Tables of sums that were computed anew and agree.
-	SumsChecked   []string `protobuf:"bytes,10,rep,name=sums_checked,json=sumsChecked,proto3" json:"sums_checked,omitempty"`
+	SumsChecked []string `protobuf:"bytes,10,rep,name=sums_checked,json=sumsChecked,proto3" json:"sums_checked,omitempty"`
+	// What the owners answer beside what is shown here, by source; only of a
+	// comparison with the owners.
+	Owners        []*OwnerTally `protobuf:"bytes,11,rep,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,6 +699,13 @@ func (x *GateReport) GetSumsChecked() []string {
 	return nil
 }
 
+func (x *GateReport) GetOwners() []*OwnerTally {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
 // GateViolation is one reason to refuse.
 type GateViolation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -762,14 +772,17 @@ func (x *GateViolation) GetDescription() string {
 }
 
 // FieldDifference is a field that two generations show differently although
-// both applied the same facts.
+// both applied the same facts; or one that an owner, or its journal, says
+// differently.
 type FieldDifference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Order.
 	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
-	// Table.
+	// Table; or "state", "applied", or "owner": what the owner of an aggregate
+	// answers is not what its journal folds to here.
 	Table string `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
-	// Key of the row within the order, empty if the table has one row per order.
+	// Key of the row within the order, empty if the table has one row per order;
+	// type and id of the aggregate if the table is "applied" or "owner".
 	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	// Column, or path within a document; empty if the row is on one side only.
 	Field string `protobuf:"bytes,4,opt,name=field,proto3" json:"field,omitempty"`
@@ -2313,7 +2326,7 @@ var File_readmodel_v1_generation_proto protoreflect.FileDescriptor
 
 const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"\n" +
-	"\x1dreadmodel/v1/generation.proto\x12\freadmodel.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x04\n" +
+	"\x1dreadmodel/v1/generation.proto\x12\freadmodel.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18readmodel/v1/tally.proto\"\x85\x04\n" +
 	"\n" +
 	"Generation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
@@ -2354,7 +2367,7 @@ const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"created_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12;\n" +
 	"\vfinished_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12\x16\n" +
-	"\x06holder\x18\x11 \x01(\tR\x06holder\"\xf1\x03\n" +
+	"\x06holder\x18\x11 \x01(\tR\x06holder\"\xa3\x04\n" +
 	"\n" +
 	"GateReport\x12\x1e\n" +
 	"\n" +
@@ -2371,7 +2384,8 @@ const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"\vdifferences\x18\b \x03(\v2\x1d.readmodel.v1.FieldDifferenceR\vdifferences\x12B\n" +
 	"\bexpected\x18\t \x03(\v2&.readmodel.v1.GateReport.ExpectedEntryR\bexpected\x12!\n" +
 	"\fsums_checked\x18\n" +
-	" \x03(\tR\vsumsChecked\x1a;\n" +
+	" \x03(\tR\vsumsChecked\x120\n" +
+	"\x06owners\x18\v \x03(\v2\x18.readmodel.v1.OwnerTallyR\x06owners\x1a;\n" +
 	"\rExpectedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"a\n" +
@@ -2569,6 +2583,7 @@ var file_readmodel_v1_generation_proto_goTypes = []any{
 	nil,                                // 36: readmodel.v1.GateReport.ExpectedEntry
 	(*timestamppb.Timestamp)(nil),      // 37: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
+	(*OwnerTally)(nil),                 // 39: readmodel.v1.OwnerTally
 }
 var file_readmodel_v1_generation_proto_depIdxs = []int32{
 	0,  // 0: readmodel.v1.Generation.state:type_name -> readmodel.v1.GenerationState
@@ -2586,59 +2601,60 @@ var file_readmodel_v1_generation_proto_depIdxs = []int32{
 	6,  // 12: readmodel.v1.GateReport.violations:type_name -> readmodel.v1.GateViolation
 	7,  // 13: readmodel.v1.GateReport.differences:type_name -> readmodel.v1.FieldDifference
 	36, // 14: readmodel.v1.GateReport.expected:type_name -> readmodel.v1.GateReport.ExpectedEntry
-	3,  // 15: readmodel.v1.ListGenerationsResponse.generations:type_name -> readmodel.v1.Generation
-	10, // 16: readmodel.v1.StartRebuildRequest.request:type_name -> readmodel.v1.Request
-	4,  // 17: readmodel.v1.StartRebuildResponse.operation:type_name -> readmodel.v1.Operation
-	4,  // 18: readmodel.v1.GetOperationResponse.operation:type_name -> readmodel.v1.Operation
-	4,  // 19: readmodel.v1.ListOperationsResponse.operations:type_name -> readmodel.v1.Operation
-	4,  // 20: readmodel.v1.WatchOperationResponse.operation:type_name -> readmodel.v1.Operation
-	4,  // 21: readmodel.v1.PauseOperationResponse.operation:type_name -> readmodel.v1.Operation
-	4,  // 22: readmodel.v1.ResumeOperationResponse.operation:type_name -> readmodel.v1.Operation
-	4,  // 23: readmodel.v1.CancelOperationResponse.operation:type_name -> readmodel.v1.Operation
-	10, // 24: readmodel.v1.CompareGenerationsRequest.request:type_name -> readmodel.v1.Request
-	4,  // 25: readmodel.v1.CompareGenerationsResponse.operation:type_name -> readmodel.v1.Operation
-	10, // 26: readmodel.v1.SwapGenerationRequest.request:type_name -> readmodel.v1.Request
-	4,  // 27: readmodel.v1.SwapGenerationResponse.operation:type_name -> readmodel.v1.Operation
-	10, // 28: readmodel.v1.RollbackGenerationRequest.request:type_name -> readmodel.v1.Request
-	4,  // 29: readmodel.v1.RollbackGenerationResponse.operation:type_name -> readmodel.v1.Operation
-	10, // 30: readmodel.v1.DropGenerationRequest.request:type_name -> readmodel.v1.Request
-	4,  // 31: readmodel.v1.DropGenerationResponse.operation:type_name -> readmodel.v1.Operation
-	10, // 32: readmodel.v1.StartRefoldRequest.request:type_name -> readmodel.v1.Request
-	34, // 33: readmodel.v1.StartRefoldRequest.committed:type_name -> readmodel.v1.TimeRange
-	37, // 34: readmodel.v1.TimeRange.from:type_name -> google.protobuf.Timestamp
-	37, // 35: readmodel.v1.TimeRange.to:type_name -> google.protobuf.Timestamp
-	4,  // 36: readmodel.v1.StartRefoldResponse.operation:type_name -> readmodel.v1.Operation
-	8,  // 37: readmodel.v1.GenerationService.ListGenerations:input_type -> readmodel.v1.ListGenerationsRequest
-	11, // 38: readmodel.v1.GenerationService.StartRebuild:input_type -> readmodel.v1.StartRebuildRequest
-	13, // 39: readmodel.v1.GenerationService.GetOperation:input_type -> readmodel.v1.GetOperationRequest
-	15, // 40: readmodel.v1.GenerationService.ListOperations:input_type -> readmodel.v1.ListOperationsRequest
-	17, // 41: readmodel.v1.GenerationService.WatchOperation:input_type -> readmodel.v1.WatchOperationRequest
-	19, // 42: readmodel.v1.GenerationService.PauseOperation:input_type -> readmodel.v1.PauseOperationRequest
-	21, // 43: readmodel.v1.GenerationService.ResumeOperation:input_type -> readmodel.v1.ResumeOperationRequest
-	23, // 44: readmodel.v1.GenerationService.CancelOperation:input_type -> readmodel.v1.CancelOperationRequest
-	25, // 45: readmodel.v1.GenerationService.CompareGenerations:input_type -> readmodel.v1.CompareGenerationsRequest
-	27, // 46: readmodel.v1.GenerationService.SwapGeneration:input_type -> readmodel.v1.SwapGenerationRequest
-	29, // 47: readmodel.v1.GenerationService.RollbackGeneration:input_type -> readmodel.v1.RollbackGenerationRequest
-	31, // 48: readmodel.v1.GenerationService.DropGeneration:input_type -> readmodel.v1.DropGenerationRequest
-	33, // 49: readmodel.v1.GenerationService.StartRefold:input_type -> readmodel.v1.StartRefoldRequest
-	9,  // 50: readmodel.v1.GenerationService.ListGenerations:output_type -> readmodel.v1.ListGenerationsResponse
-	12, // 51: readmodel.v1.GenerationService.StartRebuild:output_type -> readmodel.v1.StartRebuildResponse
-	14, // 52: readmodel.v1.GenerationService.GetOperation:output_type -> readmodel.v1.GetOperationResponse
-	16, // 53: readmodel.v1.GenerationService.ListOperations:output_type -> readmodel.v1.ListOperationsResponse
-	18, // 54: readmodel.v1.GenerationService.WatchOperation:output_type -> readmodel.v1.WatchOperationResponse
-	20, // 55: readmodel.v1.GenerationService.PauseOperation:output_type -> readmodel.v1.PauseOperationResponse
-	22, // 56: readmodel.v1.GenerationService.ResumeOperation:output_type -> readmodel.v1.ResumeOperationResponse
-	24, // 57: readmodel.v1.GenerationService.CancelOperation:output_type -> readmodel.v1.CancelOperationResponse
-	26, // 58: readmodel.v1.GenerationService.CompareGenerations:output_type -> readmodel.v1.CompareGenerationsResponse
-	28, // 59: readmodel.v1.GenerationService.SwapGeneration:output_type -> readmodel.v1.SwapGenerationResponse
-	30, // 60: readmodel.v1.GenerationService.RollbackGeneration:output_type -> readmodel.v1.RollbackGenerationResponse
-	32, // 61: readmodel.v1.GenerationService.DropGeneration:output_type -> readmodel.v1.DropGenerationResponse
-	35, // 62: readmodel.v1.GenerationService.StartRefold:output_type -> readmodel.v1.StartRefoldResponse
-	50, // [50:63] is the sub-list for method output_type
-	37, // [37:50] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	39, // 15: readmodel.v1.GateReport.owners:type_name -> readmodel.v1.OwnerTally
+	3,  // 16: readmodel.v1.ListGenerationsResponse.generations:type_name -> readmodel.v1.Generation
+	10, // 17: readmodel.v1.StartRebuildRequest.request:type_name -> readmodel.v1.Request
+	4,  // 18: readmodel.v1.StartRebuildResponse.operation:type_name -> readmodel.v1.Operation
+	4,  // 19: readmodel.v1.GetOperationResponse.operation:type_name -> readmodel.v1.Operation
+	4,  // 20: readmodel.v1.ListOperationsResponse.operations:type_name -> readmodel.v1.Operation
+	4,  // 21: readmodel.v1.WatchOperationResponse.operation:type_name -> readmodel.v1.Operation
+	4,  // 22: readmodel.v1.PauseOperationResponse.operation:type_name -> readmodel.v1.Operation
+	4,  // 23: readmodel.v1.ResumeOperationResponse.operation:type_name -> readmodel.v1.Operation
+	4,  // 24: readmodel.v1.CancelOperationResponse.operation:type_name -> readmodel.v1.Operation
+	10, // 25: readmodel.v1.CompareGenerationsRequest.request:type_name -> readmodel.v1.Request
+	4,  // 26: readmodel.v1.CompareGenerationsResponse.operation:type_name -> readmodel.v1.Operation
+	10, // 27: readmodel.v1.SwapGenerationRequest.request:type_name -> readmodel.v1.Request
+	4,  // 28: readmodel.v1.SwapGenerationResponse.operation:type_name -> readmodel.v1.Operation
+	10, // 29: readmodel.v1.RollbackGenerationRequest.request:type_name -> readmodel.v1.Request
+	4,  // 30: readmodel.v1.RollbackGenerationResponse.operation:type_name -> readmodel.v1.Operation
+	10, // 31: readmodel.v1.DropGenerationRequest.request:type_name -> readmodel.v1.Request
+	4,  // 32: readmodel.v1.DropGenerationResponse.operation:type_name -> readmodel.v1.Operation
+	10, // 33: readmodel.v1.StartRefoldRequest.request:type_name -> readmodel.v1.Request
+	34, // 34: readmodel.v1.StartRefoldRequest.committed:type_name -> readmodel.v1.TimeRange
+	37, // 35: readmodel.v1.TimeRange.from:type_name -> google.protobuf.Timestamp
+	37, // 36: readmodel.v1.TimeRange.to:type_name -> google.protobuf.Timestamp
+	4,  // 37: readmodel.v1.StartRefoldResponse.operation:type_name -> readmodel.v1.Operation
+	8,  // 38: readmodel.v1.GenerationService.ListGenerations:input_type -> readmodel.v1.ListGenerationsRequest
+	11, // 39: readmodel.v1.GenerationService.StartRebuild:input_type -> readmodel.v1.StartRebuildRequest
+	13, // 40: readmodel.v1.GenerationService.GetOperation:input_type -> readmodel.v1.GetOperationRequest
+	15, // 41: readmodel.v1.GenerationService.ListOperations:input_type -> readmodel.v1.ListOperationsRequest
+	17, // 42: readmodel.v1.GenerationService.WatchOperation:input_type -> readmodel.v1.WatchOperationRequest
+	19, // 43: readmodel.v1.GenerationService.PauseOperation:input_type -> readmodel.v1.PauseOperationRequest
+	21, // 44: readmodel.v1.GenerationService.ResumeOperation:input_type -> readmodel.v1.ResumeOperationRequest
+	23, // 45: readmodel.v1.GenerationService.CancelOperation:input_type -> readmodel.v1.CancelOperationRequest
+	25, // 46: readmodel.v1.GenerationService.CompareGenerations:input_type -> readmodel.v1.CompareGenerationsRequest
+	27, // 47: readmodel.v1.GenerationService.SwapGeneration:input_type -> readmodel.v1.SwapGenerationRequest
+	29, // 48: readmodel.v1.GenerationService.RollbackGeneration:input_type -> readmodel.v1.RollbackGenerationRequest
+	31, // 49: readmodel.v1.GenerationService.DropGeneration:input_type -> readmodel.v1.DropGenerationRequest
+	33, // 50: readmodel.v1.GenerationService.StartRefold:input_type -> readmodel.v1.StartRefoldRequest
+	9,  // 51: readmodel.v1.GenerationService.ListGenerations:output_type -> readmodel.v1.ListGenerationsResponse
+	12, // 52: readmodel.v1.GenerationService.StartRebuild:output_type -> readmodel.v1.StartRebuildResponse
+	14, // 53: readmodel.v1.GenerationService.GetOperation:output_type -> readmodel.v1.GetOperationResponse
+	16, // 54: readmodel.v1.GenerationService.ListOperations:output_type -> readmodel.v1.ListOperationsResponse
+	18, // 55: readmodel.v1.GenerationService.WatchOperation:output_type -> readmodel.v1.WatchOperationResponse
+	20, // 56: readmodel.v1.GenerationService.PauseOperation:output_type -> readmodel.v1.PauseOperationResponse
+	22, // 57: readmodel.v1.GenerationService.ResumeOperation:output_type -> readmodel.v1.ResumeOperationResponse
+	24, // 58: readmodel.v1.GenerationService.CancelOperation:output_type -> readmodel.v1.CancelOperationResponse
+	26, // 59: readmodel.v1.GenerationService.CompareGenerations:output_type -> readmodel.v1.CompareGenerationsResponse
+	28, // 60: readmodel.v1.GenerationService.SwapGeneration:output_type -> readmodel.v1.SwapGenerationResponse
+	30, // 61: readmodel.v1.GenerationService.RollbackGeneration:output_type -> readmodel.v1.RollbackGenerationResponse
+	32, // 62: readmodel.v1.GenerationService.DropGeneration:output_type -> readmodel.v1.DropGenerationResponse
+	35, // 63: readmodel.v1.GenerationService.StartRefold:output_type -> readmodel.v1.StartRefoldResponse
+	51, // [51:64] is the sub-list for method output_type
+	38, // [38:51] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_readmodel_v1_generation_proto_init() }
@@ -2646,6 +2662,7 @@ func file_readmodel_v1_generation_proto_init() {
 	if File_readmodel_v1_generation_proto != nil {
 		return
 	}
+	file_readmodel_v1_tally_proto_init()
 	file_readmodel_v1_generation_proto_msgTypes[30].OneofWrappers = []any{
 		(*StartRefoldRequest_OrderId)(nil),
 		(*StartRefoldRequest_Partition)(nil),

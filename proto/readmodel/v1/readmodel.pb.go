@@ -407,7 +407,10 @@ type Contract struct {
 	// Personal data it keeps, and what for.
 	PersonalData []*PersonalData `protobuf:"bytes,12,rep,name=personal_data,json=personalData,proto3" json:"personal_data,omitempty"`
 	// The table of its own policy: allowances and severities.
-	Policy        *structpb.Struct `protobuf:"bytes,13,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy *structpb.Struct `protobuf:"bytes,13,opt,name=policy,proto3" json:"policy,omitempty"`
+	// What is compared with what the owners answer, by source; a source that is not
+	// named is compared with its owner's journal only.
+	OwnerFields   []*OwnerFields `protobuf:"bytes,14,rep,name=owner_fields,json=ownerFields,proto3" json:"owner_fields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -529,6 +532,13 @@ func (x *Contract) GetPersonalData() []*PersonalData {
 func (x *Contract) GetPolicy() *structpb.Struct {
 	if x != nil {
 		return x.Policy
+	}
+	return nil
+}
+
+func (x *Contract) GetOwnerFields() []*OwnerFields {
+	if x != nil {
+		return x.OwnerFields
 	}
 	return nil
 }
@@ -846,7 +856,9 @@ type Reconciliation struct {
 	// How many differences were found.
 	Differences int64 `protobuf:"varint,4,opt,name=differences,proto3" json:"differences,omitempty"`
 	// RUNNING, CLEAN, DIFFERENCES, FAILED or CANCELLED.
-	Result        string `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	Result string `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	// What the owners answer beside what is shown here, by source.
+	Owners        []*OwnerTally `protobuf:"bytes,6,rep,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,11 +928,18 @@ func (x *Reconciliation) GetResult() string {
 	return ""
 }
 
+func (x *Reconciliation) GetOwners() []*OwnerTally {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
 var File_readmodel_v1_readmodel_proto protoreflect.FileDescriptor
 
 const file_readmodel_v1_readmodel_proto_rawDesc = "" +
 	"\n" +
-	"\x1creadmodel/v1/readmodel.proto\x12\freadmodel.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x17\n" +
+	"\x1creadmodel/v1/readmodel.proto\x12\freadmodel.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18readmodel/v1/tally.proto\"\x17\n" +
 	"\x15ListReadModelsRequest\"R\n" +
 	"\x16ListReadModelsResponse\x128\n" +
 	"\vread_models\x18\x01 \x03(\v2\x17.readmodel.v1.ReadModelR\n" +
@@ -938,7 +957,7 @@ const file_readmodel_v1_readmodel_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18)R\x04name\"\x83\x01\n" +
 	"\x19DescribeReadModelResponse\x122\n" +
 	"\bcontract\x18\x01 \x01(\v2\x16.readmodel.v1.ContractR\bcontract\x122\n" +
-	"\bstanding\x18\x02 \x01(\v2\x16.readmodel.v1.StandingR\bstanding\"\x92\x04\n" +
+	"\bstanding\x18\x02 \x01(\v2\x16.readmodel.v1.StandingR\bstanding\"\xd0\x04\n" +
 	"\bContract\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12\x1a\n" +
@@ -953,7 +972,8 @@ const file_readmodel_v1_readmodel_proto_rawDesc = "" +
 	" \x01(\tR\x11rebuildTimeBudget\x12&\n" +
 	"\x0ereconciliation\x18\v \x03(\tR\x0ereconciliation\x12?\n" +
 	"\rpersonal_data\x18\f \x03(\v2\x1a.readmodel.v1.PersonalDataR\fpersonalData\x12/\n" +
-	"\x06policy\x18\r \x01(\v2\x17.google.protobuf.StructR\x06policy\"X\n" +
+	"\x06policy\x18\r \x01(\v2\x17.google.protobuf.StructR\x06policy\x12<\n" +
+	"\fowner_fields\x18\x0e \x03(\v2\x19.readmodel.v1.OwnerFieldsR\vownerFields\"X\n" +
 	"\x05Query\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12;\n" +
 	"\vconsistency\x18\x02 \x01(\x0e2\x19.readmodel.v1.ConsistencyR\vconsistency\">\n" +
@@ -981,7 +1001,7 @@ const file_readmodel_v1_readmodel_proto_rawDesc = "" +
 	"\n" +
 	"aggregates\x18\x02 \x01(\x03R\n" +
 	"aggregates\x122\n" +
-	"\x06oldest\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\"\xda\x01\n" +
+	"\x06oldest\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\"\x8c\x02\n" +
 	"\x0eReconciliation\x129\n" +
 	"\n" +
 	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
@@ -989,7 +1009,8 @@ const file_readmodel_v1_readmodel_proto_rawDesc = "" +
 	"finishedAt\x12\x16\n" +
 	"\x06orders\x18\x03 \x01(\x03R\x06orders\x12 \n" +
 	"\vdifferences\x18\x04 \x01(\x03R\vdifferences\x12\x16\n" +
-	"\x06result\x18\x05 \x01(\tR\x06result*\x84\x01\n" +
+	"\x06result\x18\x05 \x01(\tR\x06result\x120\n" +
+	"\x06owners\x18\x06 \x03(\v2\x18.readmodel.v1.OwnerTallyR\x06owners*\x84\x01\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bCONSISTENCY_READ_YOUR_WRITE\x10\x01\x12\x1b\n" +
@@ -1030,8 +1051,10 @@ var file_readmodel_v1_readmodel_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),       // 12: google.protobuf.Duration
 	(v1.Completeness)(0),              // 13: freshness.v1.Completeness
 	(*structpb.Struct)(nil),           // 14: google.protobuf.Struct
-	(*v1.SourceFreshness)(nil),        // 15: freshness.v1.SourceFreshness
-	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(*OwnerFields)(nil),               // 15: readmodel.v1.OwnerFields
+	(*v1.SourceFreshness)(nil),        // 16: freshness.v1.SourceFreshness
+	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
+	(*OwnerTally)(nil),                // 18: readmodel.v1.OwnerTally
 }
 var file_readmodel_v1_readmodel_proto_depIdxs = []int32{
 	3,  // 0: readmodel.v1.ListReadModelsResponse.read_models:type_name -> readmodel.v1.ReadModel
@@ -1043,23 +1066,25 @@ var file_readmodel_v1_readmodel_proto_depIdxs = []int32{
 	7,  // 6: readmodel.v1.Contract.queries:type_name -> readmodel.v1.Query
 	8,  // 7: readmodel.v1.Contract.personal_data:type_name -> readmodel.v1.PersonalData
 	14, // 8: readmodel.v1.Contract.policy:type_name -> google.protobuf.Struct
-	0,  // 9: readmodel.v1.Query.consistency:type_name -> readmodel.v1.Consistency
-	15, // 10: readmodel.v1.Standing.sources:type_name -> freshness.v1.SourceFreshness
-	10, // 11: readmodel.v1.Standing.parked:type_name -> readmodel.v1.ParkedClass
-	11, // 12: readmodel.v1.Standing.last_reconciliation:type_name -> readmodel.v1.Reconciliation
-	11, // 13: readmodel.v1.Standing.continuous_reconciliation:type_name -> readmodel.v1.Reconciliation
-	16, // 14: readmodel.v1.ParkedClass.oldest:type_name -> google.protobuf.Timestamp
-	16, // 15: readmodel.v1.Reconciliation.started_at:type_name -> google.protobuf.Timestamp
-	16, // 16: readmodel.v1.Reconciliation.finished_at:type_name -> google.protobuf.Timestamp
-	1,  // 17: readmodel.v1.ReadModelService.ListReadModels:input_type -> readmodel.v1.ListReadModelsRequest
-	4,  // 18: readmodel.v1.ReadModelService.DescribeReadModel:input_type -> readmodel.v1.DescribeReadModelRequest
-	2,  // 19: readmodel.v1.ReadModelService.ListReadModels:output_type -> readmodel.v1.ListReadModelsResponse
-	5,  // 20: readmodel.v1.ReadModelService.DescribeReadModel:output_type -> readmodel.v1.DescribeReadModelResponse
-	19, // [19:21] is the sub-list for method output_type
-	17, // [17:19] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 9: readmodel.v1.Contract.owner_fields:type_name -> readmodel.v1.OwnerFields
+	0,  // 10: readmodel.v1.Query.consistency:type_name -> readmodel.v1.Consistency
+	16, // 11: readmodel.v1.Standing.sources:type_name -> freshness.v1.SourceFreshness
+	10, // 12: readmodel.v1.Standing.parked:type_name -> readmodel.v1.ParkedClass
+	11, // 13: readmodel.v1.Standing.last_reconciliation:type_name -> readmodel.v1.Reconciliation
+	11, // 14: readmodel.v1.Standing.continuous_reconciliation:type_name -> readmodel.v1.Reconciliation
+	17, // 15: readmodel.v1.ParkedClass.oldest:type_name -> google.protobuf.Timestamp
+	17, // 16: readmodel.v1.Reconciliation.started_at:type_name -> google.protobuf.Timestamp
+	17, // 17: readmodel.v1.Reconciliation.finished_at:type_name -> google.protobuf.Timestamp
+	18, // 18: readmodel.v1.Reconciliation.owners:type_name -> readmodel.v1.OwnerTally
+	1,  // 19: readmodel.v1.ReadModelService.ListReadModels:input_type -> readmodel.v1.ListReadModelsRequest
+	4,  // 20: readmodel.v1.ReadModelService.DescribeReadModel:input_type -> readmodel.v1.DescribeReadModelRequest
+	2,  // 21: readmodel.v1.ReadModelService.ListReadModels:output_type -> readmodel.v1.ListReadModelsResponse
+	5,  // 22: readmodel.v1.ReadModelService.DescribeReadModel:output_type -> readmodel.v1.DescribeReadModelResponse
+	21, // [21:23] is the sub-list for method output_type
+	19, // [19:21] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_readmodel_v1_readmodel_proto_init() }
@@ -1067,6 +1092,7 @@ func file_readmodel_v1_readmodel_proto_init() {
 	if File_readmodel_v1_readmodel_proto != nil {
 		return
 	}
+	file_readmodel_v1_tally_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
