@@ -9,10 +9,10 @@ import (
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
 
-// tally adds up what an owner answers and what is stored here of the same
+// ownerTally adds up what an owner answers and what is stored here of the same
 // aggregates at the same events. It is stored as JSON, in the report of an
 // operation.
-type tally struct {
+type ownerTally struct {
 	Why      string           `json:"why,omitempty"` // why nothing is compared
 	Compared int64            `json:"compared"`
 	Moved    int64            `json:"moved"`
@@ -28,7 +28,7 @@ type sides struct {
 }
 
 // tallies are the tallies by source.
-type tallies map[string]*tally
+type tallies map[string]*ownerTally
 
 // maxTallied bounds the names that are told apart; others are added up together.
 const (
@@ -42,13 +42,13 @@ func (p *Projection[S]) tallies() tallies {
 	all := tallies{}
 	for _, source := range p.view.Sources {
 		_, why := p.truthOf(source)
-		all[source] = &tally{Why: why, States: map[string]sides{}, Money: map[string]sides{}}
+		all[source] = &ownerTally{Why: why, States: map[string]sides{}, Money: map[string]sides{}}
 	}
 	return all
 }
 
 // add counts what was found of one aggregate.
-func (t *tally) add(a answered) {
+func (t *ownerTally) add(a answered) {
 	switch a.outcome {
 	case outcomeMoved:
 		t.Moved++
@@ -64,7 +64,7 @@ func (t *tally) add(a answered) {
 	t.count(a.view, func(s *sides) *int64 { return &s.View })
 }
 
-func (t *tally) count(said *Said, side func(*sides) *int64) {
+func (t *ownerTally) count(said *Said, side func(*sides) *int64) {
 	enter := func(into map[string]sides, name string, n int64) {
 		if _, known := into[name]; !known && len(into) >= maxTallied {
 			name = restTallied
