@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/journal"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
@@ -54,16 +54,14 @@ type position struct {
 // token of the next page, "" after the last. The table needs an index on
 // (created_at DESC, id DESC). A page token of another request is an Invalid fault.
 func List[S any](ctx context.Context, pool *pgxpool.Pool, pager *rpc.Pager, table *journal.Table[S], r rpc.ListRequest, filters ...Filter) (page []Stored[S], next string, err error) {
-	where, args := []string{"true"}, []any{}
+	asked := postgres.Statement{SQL: `SELECT created_at, id, ` + storedColumns + ` FROM ` + table.Name + ` WHERE true`}
 	for _, f := range filters {
 		switch {
 		case len(f.Values) == 0 || f.Values[0] == "":
 		case len(f.Values) == 1: // an index on the column and the time then gives the order, too
-			args = append(args, f.Values[0])
-			where = append(where, fmt.Sprintf("%s = $%d", f.Column, len(args)))
+			asked.Add(" AND "+f.Column+" = ?", f.Values[0])
 		default:
-			args = append(args, f.Values)
-			where = append(where, fmt.Sprintf("%s = ANY ($%d)", f.Column, len(args)))
+			asked.Add(" AND "+f.Column+" = ANY (?)", f.Values)
 		}
 	}
 	type listed struct {
@@ -72,13 +70,12 @@ func List[S any](ctx context.Context, pool *pgxpool.Pool, pager *rpc.Pager, tabl
 	}
 	rows, next, err := rpc.Page(pager, r, rpc.List[listed, position]{
 		Read: func(behind position, limit int) ([]listed, error) {
-			where, args := where, args
+			s := asked
 			if behind != (position{}) {
-				args = append(args, behind.CreatedAt, behind.ID)
-				where = append(where, fmt.Sprintf("(created_at, id) < ($%d, $%d)", len(args)-1, len(args)))
+				s.Add(" AND (created_at, id) < (?, ?)", behind.CreatedAt, behind.ID)
 			}
-			rows, err := pool.Query(ctx, fmt.Sprintf(`SELECT created_at, id, `+storedColumns+` FROM %s WHERE %s ORDER BY created_at DESC, id DESC LIMIT %d`,
-				table.Name, strings.Join(where, " AND "), limit), args...)
+			s.Add(" ORDER BY created_at DESC, id DESC LIMIT ?", limit)
+			rows, err := pool.Query(ctx, s.SQL, s.Args...)
 			if err != nil {
 				return nil, err
 			}

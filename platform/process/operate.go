@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
 // Summary is one instance in a list.
@@ -42,39 +43,30 @@ type Place struct {
 
 // List returns instances, oldest first.
 func (m *Manager[S]) List(ctx context.Context, f Filter) ([]Summary, error) {
-	sql, args := `
+	s := postgres.Statement{SQL: `
 		SELECT i.id, i.definition, i.status, i.attention, i.created_at, i.updated_at, coalesce(c.open, 0), coalesce(c.stalled, 0)
 		  FROM process_instance AS i LEFT JOIN LATERAL (
 			SELECT count(*) AS open, count(*) FILTER (WHERE stalled) AS stalled FROM process_command AS c
 			 WHERE c.process = i.process AND c.instance_id = i.id AND c.status = 'pending') AS c ON true
-		 WHERE i.process = $1`, []any{m.newest.Name}
-	where := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-			condition = fmt.Sprintf(condition, len(args))
-		}
-		sql += " AND " + condition
-	}
+		 WHERE i.process = $1`, Args: []any{m.newest.Name}}
 	switch f.Status {
 	case StatusRunning: // a constant, so that the partial index serves
-		sql += " AND i.status = 'running'"
+		s.Add(" AND i.status = 'running'")
 	case StatusEnded:
-		sql += " AND i.status = 'ended'"
+		s.Add(" AND i.status = 'ended'")
 	}
 	if f.NeedsPerson {
-		sql += ` AND (i.attention <> '' OR EXISTS (SELECT FROM process_command AS s
-			WHERE s.process = i.process AND s.instance_id = i.id AND s.status = 'pending' AND s.stalled))`
+		s.Add(` AND (i.attention <> '' OR EXISTS (SELECT FROM process_command AS s
+			WHERE s.process = i.process AND s.instance_id = i.id AND s.status = 'pending' AND s.stalled))`)
 	}
 	if !f.StartedBefore.IsZero() {
-		where("i.created_at <= $%d", f.StartedBefore)
+		s.Add(" AND i.created_at <= ?", f.StartedBefore)
 	}
 	if f.After != (Place{}) {
-		args = append(args, f.After.StartedAt, f.After.ID)
-		sql += fmt.Sprintf(" AND (i.created_at, i.id) > ($%d, $%d)", len(args)-1, len(args))
+		s.Add(" AND (i.created_at, i.id) > (?, ?)", f.After.StartedAt, f.After.ID)
 	}
-	args = append(args, f.Limit)
-	sql += fmt.Sprintf(" ORDER BY i.created_at, i.id LIMIT $%d", len(args))
-	rows, err := m.pool.Query(ctx, sql, args...)
+	s.Add(" ORDER BY i.created_at, i.id LIMIT ?", f.Limit)
+	rows, err := m.pool.Query(ctx, s.SQL, s.Args...)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}

@@ -1,11 +1,11 @@
 package operations
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 )
 
 // The queries below are queued into the batch of projection.Read, so that they
@@ -70,30 +70,37 @@ var keys = map[workSort]string{
 
 const selectWork = `SELECT order_id, kind, subject_id, customer_id, reason, channel, warehouse, since, shows_at, deadline,
 		severity, late_severity, amount, currency, effective
-	FROM (SELECT *, CASE WHEN deadline <= $1 THEN late_severity ELSE severity END AS effective FROM work_items WHERE shows_at <= $1) w
-	WHERE (cardinality($2::integer[]) = 0 OR kind = ANY($2::integer[])) AND effective >= $3
-		AND ($4 = '' OR warehouse = $4) AND ($5 = '' OR channel = $5) AND ($6 = '' OR order_id = $6) AND (NOT $7 OR deadline <= $1)`
+	FROM (SELECT *, CASE WHEN deadline <= $1 THEN late_severity ELSE severity END AS effective FROM work_items) w WHERE shows_at <= $1`
 
 func queueWork(b *pgx.Batch, f workFilter, sort workSort, behind *workPlace, limit int, found *[]item) {
-	if f.kinds == nil {
-		f.kinds = []int32{}
+	s := postgres.Statement{SQL: selectWork, Args: []any{f.now}}
+	if len(f.kinds) > 0 {
+		s.Add(" AND kind = ANY(?)", f.kinds)
 	}
-	args := []any{f.now, f.kinds, f.minSeverity, f.warehouse, f.channel, f.order, f.overdueOnly}
-	sql := selectWork
+	if f.minSeverity > 0 {
+		s.Add(" AND effective >= ?", f.minSeverity)
+	}
+	if f.warehouse != "" {
+		s.Add(" AND warehouse = ?", f.warehouse)
+	}
+	if f.channel != "" {
+		s.Add(" AND channel = ?", f.channel)
+	}
+	if f.order != "" {
+		s.Add(" AND order_id = ?", f.order)
+	}
+	if f.overdueOnly {
+		s.Add(" AND deadline <= $1")
+	}
 	if behind != nil {
-		place := []any{behind.At, behind.Order, behind.Kind, behind.Subject}
+		place, marks := []any{behind.At, behind.Order, behind.Kind, behind.Subject}, "?, ?, ?, ?"
 		if sort == bySeverity {
-			place = append([]any{-behind.Severity}, place...)
+			place, marks = append([]any{-behind.Severity}, place...), "?, "+marks
 		}
-		var marks []string
-		for range place {
-			marks = append(marks, fmt.Sprintf("$%d", len(args)+len(marks)+1))
-		}
-		sql += fmt.Sprintf(" AND (%s) > (%s)", keys[sort], strings.Join(marks, ", "))
-		args = append(args, place...)
+		s.Add(" AND ("+keys[sort]+") > ("+marks+")", place...)
 	}
-	sql += fmt.Sprintf(" ORDER BY %s LIMIT $%d", keys[sort], len(args)+1)
-	b.Queue(sql, append(args, limit)...).Query(func(rows pgx.Rows) error {
+	s.Add(" ORDER BY "+keys[sort]+" LIMIT ?", limit)
+	b.Queue(s.SQL, s.Args...).Query(func(rows pgx.Rows) error {
 		var err error
 		*found, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (i item, err error) {
 			err = r.Scan(&i.OrderID, &i.Kind, &i.SubjectID, &i.CustomerID, &i.Reason, &i.Channel, &i.Warehouse, &i.Since, &i.ShowsAt,
@@ -151,17 +158,18 @@ type openPlace struct {
 }
 
 const selectOpen = `SELECT order_id, warehouse, customer_id, status, on_hold, placed_at, promised_at, total, currency, channel
-	FROM open_orders WHERE ($1 = '' OR warehouse = $1)
-		AND ($2::timestamptz IS NULL OR (placed_at, order_id, warehouse) > ($2::timestamptz, $3::text, $4::text))
-	ORDER BY placed_at, order_id, warehouse LIMIT $5`
+	FROM open_orders WHERE true`
 
 func queueOpen(b *pgx.Batch, warehouse string, behind *openPlace, limit int, found *[]OpenOrderRow) {
-	var placed *time.Time
-	var place openPlace
-	if behind != nil {
-		place, placed = *behind, &behind.Placed
+	s := postgres.Statement{SQL: selectOpen}
+	if warehouse != "" {
+		s.Add(" AND warehouse = ?", warehouse)
 	}
-	b.Queue(selectOpen, warehouse, placed, place.Order, place.Warehouse, limit).Query(func(rows pgx.Rows) error {
+	if behind != nil {
+		s.Add(" AND (placed_at, order_id, warehouse) > (?, ?, ?)", behind.Placed, behind.Order, behind.Warehouse)
+	}
+	s.Add(" ORDER BY placed_at, order_id, warehouse LIMIT ?", limit)
+	b.Queue(s.SQL, s.Args...).Query(func(rows pgx.Rows) error {
 		var err error
 		*found, err = pgx.CollectRows(rows, pgx.RowToStructByName[OpenOrderRow])
 		return err

@@ -1,11 +1,11 @@
 package timeline
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
@@ -53,26 +53,20 @@ const (
 		FROM entries WHERE `
 	entriesOfCustomer = `customer_id = $1`
 	entriesOfOrder    = `order_id = $1`
-	entriesOrder      = ` ORDER BY occurred_at DESC, recorded_at DESC, event_id DESC LIMIT `
 )
 
 // queueEntries reads a page of entries, newest business time first, behind a
-// place or from the start. It says only what is asked for, so that the server
-// plans each such statement once.
+// place or from the start.
 func queueEntries(b *pgx.Batch, whose, id string, kinds []int32, behind *place, limit int, found *[]Entry) {
-	sql, args := entryColumns+whose, []any{id}
-	arg := func(value any) string {
-		args = append(args, value)
-		return "$" + strconv.Itoa(len(args))
-	}
+	s := postgres.Statement{SQL: entryColumns + whose, Args: []any{id}}
 	if len(kinds) > 0 {
-		sql += ` AND kind = ANY(` + arg(kinds) + `)`
+		s.Add(" AND kind = ANY(?)", kinds)
 	}
 	if behind != nil {
-		sql += ` AND (occurred_at, recorded_at, event_id) < (` + arg(behind.At) + `, ` + arg(behind.Recorded) + `, ` + arg(behind.Event) + `)`
+		s.Add(" AND (occurred_at, recorded_at, event_id) < (?, ?, ?)", behind.At, behind.Recorded, behind.Event)
 	}
-	sql += entriesOrder + arg(limit)
-	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+	s.Add(" ORDER BY occurred_at DESC, recorded_at DESC, event_id DESC LIMIT ?", limit)
+	b.Queue(s.SQL, s.Args...).Query(func(rows pgx.Rows) error {
 		var err error
 		*found, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
 			err = r.Scan(&e.OrderID, &e.EventID, &e.AggregateType, &e.AggregateID, &e.Version, &e.CustomerID, &e.Kind, &e.Fact,
