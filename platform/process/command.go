@@ -30,9 +30,13 @@ type pending struct {
 }
 
 const (
+	// renewClaims waits for nobody: who holds a command is about to finish it or to
+	// put it back, and two who waited for each other's would stop both for a second.
 	renewClaims = `
-		UPDATE process_command SET claimed_until = clock_timestamp() + $2::interval
-		 WHERE request_id = ANY($1::uuid[]) AND status = 'pending'`
+		UPDATE process_command AS c SET claimed_until = clock_timestamp() + $2::interval
+		  FROM (SELECT request_id FROM process_command
+		         WHERE request_id = ANY($1::uuid[]) AND status = 'pending' FOR UPDATE SKIP LOCKED) AS f
+		 WHERE c.request_id = f.request_id`
 	claimCommands = `
 		WITH due AS MATERIALIZED (
 			SELECT d.request_id

@@ -11,3 +11,6 @@ func (m *Manager[S]) Fire(ctx context.Context, instance, name string) error {
 func (m *Manager[S]) ForgetEnded(ctx context.Context) (more bool, err error) {
 	return m.forgetEnded(ctx)
 }
+
+// RenewClaims is what keeps claims from lapsing.
+const RenewClaims = renewClaims

@@ -33,8 +33,9 @@ var (
 	only  = flag.String("only", "", "strike only with the kinds of faults whose names hold this")
 )
 
-// settle bounds how long the fleet may take to come to rest in the end.
-const settle = 2 * time.Minute
+// settle bounds how long the fleet may stand still on its way to rest in the end,
+// longest how long all of the way may take.
+const settle, longest = time.Minute, 6 * time.Minute
 
 // world is a fleet with somebody in between.
 type world struct {
