@@ -72,11 +72,21 @@ func (c *viewGenerationsCmd) Run(a *app) error {
 			kept = "yes"
 		}
 		rows = append(rows, []string{
-			g.GetName(), word(g.GetState(), "GENERATION_STATE_"), kept, "~" + count(g.GetOrders()), count(g.GetParked()),
+			g.GetName(), generationState(g), kept, "~" + count(g.GetOrders()), count(g.GetParked()),
 			fmt.Sprintf("%.1f MB", float64(g.GetBytes())/1e6), timeText(g.GetCreatedAt()), timeText(g.GetRollbackUntil()),
 		})
 	}
 	return table(a.out, rows...)
+}
+
+// generationState says how a generation stands, and what it is made from if that is
+// not facts.
+func generationState(g *readmodelv1.Generation) string {
+	state := word(g.GetState(), "GENERATION_STATE_")
+	if g.GetDerivedFrom() == "" || g.GetState() != readmodelv1.GenerationState_GENERATION_STATE_BUILDING {
+		return state
+	}
+	return fmt.Sprintf("%s from the states of %s (%s orders)", state, g.GetDerivedFrom(), count(g.GetDerived()))
 }
 
 type viewRebuildCmd struct {

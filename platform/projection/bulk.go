@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +31,9 @@ import (
 // transaction: until then nobody reads on from here, and nothing looks built.
 // Whatever cannot be done in bulk is given up: the tables are emptied and the
 // ordinary way begins at offset 0.
+//
+// A pass may also take the states of another generation over and derive rows from
+// them, without reading facts: see rederive.go.
 
 // errUnfit says that what is in the logs cannot be copied in bulk.
 var errUnfit = errors.New("it cannot be copied in bulk")
@@ -46,7 +48,8 @@ const bulkTries = 100
 // Whatever goes wrong is tried again until the context ends. Run calls it.
 func (p *Projection[S]) Bulk(ctx context.Context) error {
 	b := &bulk[S]{p: p, odd: map[int32]map[string]bool{}, at: map[int32]*atomic.Int64{}}
-	pause := 50 * time.Millisecond
+	const leastPause = 50 * time.Millisecond
+	pause := leastPause
 	for failed := 0; ; {
 		done := b.done.Load()
 		over, err := b.once(ctx)
@@ -63,9 +66,17 @@ func (p *Projection[S]) Bulk(ctx context.Context) error {
 			failed = 1
 		}
 		if errors.Is(err, errUnfit) || errors.Is(err, consumer.ErrOutsideLog) || failed >= bulkTries {
-			p.cfg.Log.Warn("a generation cannot be copied in bulk and is built the ordinary way", "generation", p.own.String(), "error", err)
-			if err = b.end(ctx, b.giveUp); err == nil {
-				return nil
+			if b.base != "" {
+				p.cfg.Log.Warn("states cannot be taken over and the generation is built from facts", "generation", p.own.String(), "from", b.base, "error", err)
+				if err = b.end(ctx, b.forgo); err == nil {
+					failed, pause = 0, leastPause
+					continue
+				}
+			} else {
+				p.cfg.Log.Warn("a generation cannot be copied in bulk and is built the ordinary way", "generation", p.own.String(), "error", err)
+				if err = b.end(ctx, b.giveUp); err == nil {
+					return nil
+				}
 			}
 		}
 		p.cfg.Log.Warn("copying in bulk failed and is tried again", "generation", p.own.String(), "error", err)
@@ -79,6 +90,7 @@ func (p *Projection[S]) Bulk(ctx context.Context) error {
 // bulk is what this process does of a generation's copying in bulk.
 type bulk[S any] struct {
 	p     *Projection[S]
+	base  string                       // schema of the generation whose states are taken over, if they are
 	types map[string]map[string]uint32 // of the columns, by table
 	done  atomic.Int64                 // passes and indexes that were done here
 	many  int                          // passes that go on at once here, of those that share the memory
@@ -120,7 +132,7 @@ func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
 	if err := b.end(ctx, b.finish); err != nil {
 		return false, err
 	}
-	b.p.cfg.Log.Info("what the logs had was copied in bulk", "generation", b.p.own.String())
+	b.p.cfg.Log.Info("what there was is copied in bulk", "generation", b.p.own.String(), "states_from", b.base)
 	return true, nil
 }
 
@@ -157,108 +169,6 @@ func (b *bulk[S]) left(ctx context.Context, sql string) (left bool, err error) {
 		return left, fmt.Errorf("see what is left to copy: %w", err)
 	}
 	return left, nil
-}
-
-const (
-	bulkUnder    = `SELECT EXISTS (SELECT FROM bulk_part)`
-	bulkBuilding = `SELECT EXISTS (SELECT FROM tidemark.generation WHERE schema = $1 AND status = 'BUILDING')`
-	lockAll      = `SELECT revision, term, offsets, books FROM position ORDER BY partition FOR UPDATE`
-	// Somebody keeps the generation that answers.
-	answersBeside = `SELECT EXISTS (SELECT FROM tidemark.pointer p JOIN tidemark.generation g ON g.schema = p.schema
-		WHERE p.name = $1 AND p.schema <> $2 AND g.followed_at > now() - interval '10 seconds')`
-	planPart = `INSERT INTO bulk_part (partition, logs, books, buckets) VALUES ($1, $2, $3, $4)`
-)
-
-// plan decides, once for a generation, where what is copied in bulk ends. It
-// reports whether copying in bulk is under way.
-func (b *bulk[S]) plan(ctx context.Context) (under bool, err error) {
-	p := b.p
-	if p.cfg.Generations.BulkAbove < 0 {
-		return false, nil
-	}
-	err = postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {
-		under = false
-		at, err := b.lockAll(ctx, tx)
-		if err != nil {
-			return err
-		}
-		beside := false
-		if err := tx.QueryRow(ctx, answersBeside, p.view.Name, p.own.schema).Scan(&beside); err != nil {
-			return err
-		}
-		b.many = workers(runtime.GOMAXPROCS(0), int(p.pool.Config().MaxConns), len(at), beside)
-		if err := tx.QueryRow(ctx, bulkUnder).Scan(&under); err != nil {
-			return err
-		}
-		if !under {
-			if under, err = b.begin(ctx, tx, at); err != nil || !under {
-				return err
-			}
-		}
-		b.types, err = columnOIDs(ctx, tx)
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("plan what is copied in bulk: %w", err)
-	}
-	return under, nil
-}
-
-// begin begins copying in bulk if that is worth it.
-func (b *bulk[S]) begin(ctx context.Context, tx pgx.Tx, at []position) (begun bool, err error) {
-	p := b.p
-	for _, position := range at {
-		if len(position.offsets) > 0 {
-			return false, nil
-		}
-	}
-	building := false
-	if err := tx.QueryRow(ctx, bulkBuilding, p.own.schema).Scan(&building); err != nil || !building {
-		return false, err
-	}
-	bounds, err := p.bounds(ctx)
-	if err != nil {
-		return false, err
-	}
-	records := int64(0)
-	for _, topic := range p.dataTopics() {
-		for _, log := range bounds[topic] {
-			records += log.End - log.Start
-		}
-	}
-	if records < max(1, p.cfg.Generations.BulkAbove) {
-		return false, nil
-	}
-	for number := range at {
-		logs, ids, records := map[string]consumer.Bounds{}, map[string]string{}, int64(0)
-		for _, topic := range p.dataTopics() {
-			logs[topic], ids[topic] = bounds[topic][int32(number)], ""
-			records += logs[topic].End - logs[topic].Start
-		}
-		p.follow(int32(number), &at[number], nil, ids, bounds)
-		text, err := json.Marshal(logs)
-		if err != nil {
-			return false, err
-		}
-		books, err := json.Marshal(at[number].books)
-		if err != nil {
-			return false, err
-		}
-		buckets := min(1+records*bulkFactWeight/share(p.cfg.Generations.BulkMemory, b.many), max(1, records), maxBuckets)
-		if _, err := tx.Exec(ctx, planPart, number, text, books, buckets); err != nil {
-			return false, err
-		}
-	}
-	return true, b.dropIndexes(ctx, tx)
-}
-
-// lockAll locks every position, by partition.
-func (b *bulk[S]) lockAll(ctx context.Context, tx pgx.Tx) (at []position, err error) {
-	rows, err := tx.Query(ctx, lockAll)
-	if err != nil {
-		return nil, fmt.Errorf("lock the positions: %w", err)
-	}
-	return pgx.CollectRows(rows, func(r pgx.CollectableRow) (position, error) { return b.p.scanPosition(r) })
 }
 
 // end writes positions and has the ordinary way go on, or begin.
@@ -352,14 +262,7 @@ func (p *position) move(batch *pgx.Batch, number int32, ids map[string]string) e
 // giveUp empties what was copied. Positions say offset 0, which is how the next
 // look knows that this was tried.
 func (b *bulk[S]) giveUp(ctx context.Context, tx pgx.Tx, at []position) error {
-	empty := "TRUNCATE state, member, parked, quarantine, source_mark"
-	for _, spec := range b.p.view.specs() {
-		empty += ", " + pgx.Identifier{spec.name}.Sanitize()
-	}
-	if _, err := tx.Exec(ctx, empty); err != nil {
-		return err
-	}
-	if err := b.makeIndexes(ctx, tx); err != nil {
+	if err := b.empty(ctx, tx); err != nil {
 		return err
 	}
 	moves := &pgx.Batch{}
@@ -373,6 +276,18 @@ func (b *bulk[S]) giveUp(ctx context.Context, tx pgx.Tx, at []position) error {
 		}
 	}
 	return tx.SendBatch(ctx, moves).Close()
+}
+
+// empty removes what was copied, and has the tables be as they were made.
+func (b *bulk[S]) empty(ctx context.Context, tx pgx.Tx) error {
+	empty := "TRUNCATE state, member, parked, quarantine, source_mark"
+	for _, spec := range b.p.view.specs() {
+		empty += ", " + pgx.Identifier{spec.name}.Sanitize()
+	}
+	if _, err := tx.Exec(ctx, empty); err != nil {
+		return err
+	}
+	return b.makeIndexes(ctx, tx)
 }
 
 // bulkProgress is how many records a generation that is copied in bulk has read,

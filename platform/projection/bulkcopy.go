@@ -166,6 +166,9 @@ func (b *bulkPass[S]) send(ctx context.Context, t *bulkTable) error {
 	}
 	chunk := bulkChunk{t.sql, binary.BigEndian.AppendUint16(t.buf, math.MaxUint16)}
 	t.buf = nil
+	if b.put != nil {
+		return b.put(ctx, chunk)
+	}
 	return give(ctx, b.full, chunk)
 }
 
@@ -185,16 +188,24 @@ func (b *bulkPass[S]) write(ctx context.Context, tx pgx.Tx) error {
 			if !ok {
 				return nil
 			}
-			if _, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(chunk.rows), chunk.sql); err != nil {
-				if err = asRefusal(err); refused(err) {
-					err = errors.Join(errUnfit, err)
-				}
-				return fmt.Errorf("copy rows: %w", err)
-			}
-			select {
-			case b.empty <- chunk.rows[:0]:
-			default:
+			if err := b.copyIn(ctx, tx, chunk); err != nil {
+				return err
 			}
 		}
 	}
+}
+
+// copyIn copies a chunk into its table.
+func (b *bulkPass[S]) copyIn(ctx context.Context, tx pgx.Tx, chunk bulkChunk) error {
+	if _, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(chunk.rows), chunk.sql); err != nil {
+		if err = asRefusal(err); refused(err) {
+			err = errors.Join(errUnfit, err)
+		}
+		return fmt.Errorf("copy rows: %w", err)
+	}
+	select {
+	case b.empty <- chunk.rows[:0]:
+	default:
+	}
+	return nil
 }

@@ -36,6 +36,8 @@ type bulkPass[S any] struct {
 	member *bulkTable
 	full   chan bulkChunk
 	empty  chan []byte // to be filled again
+	// put takes chunks in the place of full, in a pass that does one thing after another.
+	put func(context.Context, bulkChunk) error
 }
 
 type bulkOrder[S any] struct {
@@ -251,14 +253,8 @@ func (b *bulkPass[S]) derive(ctx context.Context) error {
 		if err := b.copy(ctx, b.state, row{id, int64(b.part.number), bytes.state, bytes.applied}); err != nil {
 			return err
 		}
-		for i, rows := range tables {
-			for key, r := range rows {
-				if b.copies[i] == nil {
-					b.delta.tables[i].add(key, r, 1)
-				} else if err := b.copy(ctx, b.copies[i], r); err != nil {
-					return err
-				}
-			}
+		if err := b.rows(ctx, tables); err != nil {
+			return err
 		}
 		delete(b.orders, id)
 	}
@@ -272,6 +268,20 @@ func (b *bulkPass[S]) derive(ctx context.Context) error {
 		}
 		if err := b.send(ctx, t); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// rows writes what one order comes to.
+func (b *bulkPass[S]) rows(ctx context.Context, tables []map[string]row) error {
+	for i, rows := range tables {
+		for key, r := range rows {
+			if b.copies[i] == nil {
+				b.delta.tables[i].add(key, r, 1)
+			} else if err := b.copy(ctx, b.copies[i], r); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
 )
 
@@ -51,6 +52,7 @@ type bulkPart struct {
 	ids           map[string]string
 	books         completeness.Books // as they begin, with the totals of the passes before
 	done, buckets int64
+	derived       bool // from another generation's states: logs and ids are not known before it is done
 }
 
 const (
@@ -77,7 +79,7 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	defer conn.Release()
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, b.isolation())
 	if err != nil {
 		return false, err
 	}
@@ -94,7 +96,15 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 		if part, err = readBulkPart(ctx, tx, number); err != nil || part.done >= part.buckets {
 			return err // done since it was looked for
 		}
-		did, err = b.copyPart(ctx, tx, part)
+		if part.derived != (b.base != "") {
+			number = -1 // another process has planned otherwise since
+			return nil
+		}
+		if b.base != "" {
+			did, err = b.derivePart(ctx, tx, part)
+		} else {
+			did, err = b.copyPart(ctx, tx, part)
+		}
 		return err
 	}()
 	if err == nil {
@@ -105,7 +115,7 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 		_ = tx.Rollback(bounded) // a connection on which it fails is closed by its release
 	}
 	switch {
-	case errors.Is(err, errOdd), errors.Is(err, errStood):
+	case errors.Is(err, errOdd), errors.Is(err, errStood), b.base != "" && postgres.IsConflict(err):
 		return true, nil
 	case errors.Is(err, errHeavy):
 		_, err = b.p.pool.Exec(ctx, halveParts, number)
@@ -122,7 +132,10 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 func readBulkPart(ctx context.Context, tx pgx.Tx, number int32) (part bulkPart, err error) {
 	var logs, ids, text []byte
 	part.number = number
-	if err = tx.QueryRow(ctx, readPart, number).Scan(&logs, &ids, &text, &part.done, &part.buckets); err == nil {
+	if err = tx.QueryRow(ctx, readPart, number).Scan(&logs, &ids, &text, &part.done, &part.buckets); err != nil {
+		return part, fmt.Errorf("read what is to be copied of partition %d: %w", number, err)
+	}
+	if part.derived = string(logs) == derivedLogs; !part.derived {
 		err = errors.Join(json.Unmarshal(logs, &part.logs), json.Unmarshal(ids, &part.ids), json.Unmarshal(text, &part.books))
 	}
 	if err != nil {

@@ -17,6 +17,7 @@ type listed struct {
 	generation
 	operation                      string // that builds it
 	held                           bool   // its building is paused
+	derivedFrom                    string // the generation whose states it took over, by its name
 	createdAt                      time.Time
 	followedAt, readyAt, retiredAt *time.Time
 	pointed                        bool
@@ -38,8 +39,10 @@ type pointer struct {
 }
 
 const (
-	selectGenerations = `SELECT version, hash, attempt, schema, status, operation, held, created_at, followed_at, ready_at, retired_at
-		FROM tidemark.generation WHERE name = $1 AND status <> 'DROPPED' ORDER BY created_at DESC, attempt DESC`
+	selectGenerations = `SELECT version, hash, attempt, schema, status, operation, held, created_at, followed_at, ready_at, retired_at,
+			coalesce((SELECT b.name || '/' || b.version || '-' || b.hash || CASE WHEN b.attempt > 1 THEN '.' || b.attempt ELSE '' END
+				FROM tidemark.generation b WHERE b.schema = g.derived_from), '')
+		FROM tidemark.generation g WHERE name = $1 AND status <> 'DROPPED' ORDER BY created_at DESC, attempt DESC`
 	selectPointer = `SELECT schema, previous, revision, switched_at FROM tidemark.pointer WHERE name = $1`
 )
 
@@ -55,7 +58,7 @@ func (p *Projection[S]) readCatalog(ctx context.Context) (catalog, error) {
 	batch.Queue(selectGenerations, p.view.Name).Query(func(rows pgx.Rows) (err error) {
 		c.generations, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (g listed, err error) {
 			g.name = p.view.Name
-			err = r.Scan(&g.version, &g.hash, &g.attempt, &g.schema, &g.status, &g.operation, &g.held, &g.createdAt, &g.followedAt, &g.readyAt, &g.retiredAt)
+			err = r.Scan(&g.version, &g.hash, &g.attempt, &g.schema, &g.status, &g.operation, &g.held, &g.createdAt, &g.followedAt, &g.readyAt, &g.retiredAt, &g.derivedFrom)
 			return g, err
 		})
 		return err

@@ -67,6 +67,7 @@ const (
 	checkStored       = "STORED_ROWS"
 	checkSums         = "SUMS"
 	checkVersions     = "VERSIONS"
+	checkDerived      = "DERIVED"
 )
 
 // maxNamed bounds what a report names of each kind.
@@ -114,6 +115,11 @@ func (p *Projection[S]) gate(ctx context.Context, to *Projection[S], base listed
 			break
 		}
 		if err := rest(ctx, 200*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	if o.parked { // not on the way back
+		if err := to.checkDerived(ctx, report); err != nil {
 			return nil, err
 		}
 	}

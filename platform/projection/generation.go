@@ -179,6 +179,15 @@ DO $$ BEGIN
 	);
 	CREATE UNIQUE INDEX operation_lane ON tidemark.operation (view, lane) WHERE finished_at IS NULL;
 	CREATE INDEX operation_newest ON tidemark.operation (view, created_at DESC, id DESC);
+END $$;
+DO $$ BEGIN
+	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'tidemark.generation'::regclass AND attname = 'remembers') THEN
+		RETURN;
+	END IF;
+	-- derived_from is NULL until it is decided, and empty if it is built from facts.
+	ALTER TABLE tidemark.generation
+		ADD COLUMN remembers text NOT NULL DEFAULT '',
+		ADD COLUMN derived_from text;
 END $$`
 
 // generation is a row of the catalog.
@@ -285,9 +294,9 @@ func nextGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], operati
 	if err := createGeneration(ctx, tx, view, own, partitions); err != nil {
 		return own, fmt.Errorf("make generation %s: %w", own, err)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO tidemark.generation (name, version, hash, attempt, schema, partitions, status, operation)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		own.name, own.version, own.hash, own.attempt, own.schema, partitions, statusBuilding, operation)
+	_, err := tx.Exec(ctx, `INSERT INTO tidemark.generation (name, version, hash, attempt, schema, partitions, status, operation, remembers)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		own.name, own.version, own.hash, own.attempt, own.schema, partitions, statusBuilding, operation, view.remembers())
 	if err != nil {
 		return own, fmt.Errorf("enter generation %s into the catalog: %w", own, err)
 	}

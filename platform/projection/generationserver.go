@@ -38,6 +38,9 @@ func (s *generationServer[S]) ListGenerations(ctx context.Context, _ *readmodelv
 		quoted := pgx.Identifier{g.schema}.Sanitize()
 		batch.Queue("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass($1)", quoted+".state").
 			QueryRow(func(row pgx.Row) error { return row.Scan(&listed.Orders) })
+		if g.derivedFrom != "" && g.status == statusBuilding {
+			batch.Queue(bulkProgress + quoted + ".bulk_part").QueryRow(func(row pgx.Row) error { return row.Scan(&listed.Derived) })
+		}
 		batch.Queue("SELECT count(*) FROM " + quoted + ".quarantine").QueryRow(func(row pgx.Row) error { return row.Scan(&listed.Parked) })
 		batch.Queue(`SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE n.nspname = $1 AND c.relkind = 'r'`, g.schema).QueryRow(func(row pgx.Row) error { return row.Scan(&listed.Bytes) })
@@ -51,7 +54,7 @@ func (s *generationServer[S]) ListGenerations(ctx context.Context, _ *readmodelv
 func (g listed) proto(c catalog, window time.Duration) *readmodelv1.Generation {
 	m := &readmodelv1.Generation{
 		Name: g.String(), State: readmodelv1.GenerationState(readmodelv1.GenerationState_value["GENERATION_STATE_"+g.status]),
-		Version: int32(g.version), CreatedAt: timestamppb.New(g.createdAt), ReadyAt: stamp(g.readyAt), OperationId: g.operation,
+		Version: int32(g.version), CreatedAt: timestamppb.New(g.createdAt), ReadyAt: stamp(g.readyAt), OperationId: g.operation, DerivedFrom: g.derivedFrom,
 	}
 	if c.followed(g) {
 		m.FollowedAt = stamp(g.followedAt)

@@ -65,6 +65,9 @@ func Log[R any](name string, derive func(f event.Fact, put func(R))) LogTable {
 	}}
 }
 
+// Name is the table's.
+func (l LogTable) Name() string { return l.spec.name }
+
 type tableKind int
 
 const (

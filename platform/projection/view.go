@@ -45,6 +45,12 @@ type View[S any] struct {
 	// Version must rise with any change to Fold, the tables, the logs, the
 	// policy they use, or Schema.
 	Version int
+	// FoldVersion is the version since which Fold, Logs, Sources, S, and the
+	// policy and the upcasters behind them are what they are now; 0 means
+	// Version. Given, a new generation takes the states of a complete one with
+	// the same FoldVersion, derives Tables from them, and reads facts from there
+	// on only. Package conformance fails if the sample says otherwise.
+	FoldVersion int
 	// Schema is the SQL that makes the tables. It runs once, in the schema of
 	// a new generation. There are no migrations.
 	Schema string
@@ -82,6 +88,9 @@ func (v View[S]) Check() error {
 	}
 	if v.Version < 1 {
 		return fmt.Errorf("view %s: version %d is not positive", v.Name, v.Version)
+	}
+	if v.FoldVersion < 0 || v.FoldVersion > v.Version {
+		return fmt.Errorf("view %s: fold version %d is not one of the versions up to %d", v.Name, v.FoldVersion, v.Version)
 	}
 	if v.Fold == nil {
 		return fmt.Errorf("view %s: no Fold", v.Name)
@@ -122,6 +131,20 @@ func (v View[S]) Hash() string {
 func (v View[S]) Generation() string {
 	return v.Name + "/" + strconv.Itoa(v.Version) + "-" + v.Hash()
 }
+
+// remembers names what the states, logs and positions of a generation are made by:
+// the kernel's layout and the version of the fold. Equal names are equal contents.
+func (v View[S]) remembers() string {
+	fold := v.FoldVersion
+	if fold == 0 {
+		fold = v.Version
+	}
+	return strconv.Itoa(layout) + "." + strconv.Itoa(fold)
+}
+
+// rederives reports whether the author said that an older version remembers the
+// same.
+func (v View[S]) rederives() bool { return v.FoldVersion > 0 && v.FoldVersion < v.Version }
 
 func (v View[S]) specs() []*tableSpec {
 	var specs []*tableSpec

@@ -3,6 +3,9 @@ package conformance
 import (
 	"slices"
 	"testing"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection"
 )
 
 // Try runs the named checks, or all, and returns what they found, instead of
@@ -19,4 +22,15 @@ func Try[S any](t *testing.T, s Suite[S], names ...string) map[string]error {
 		}
 	}
 	return found
+}
+
+// Remembers compares what Golden would commit now with what is committed for the
+// version that the view says it folds as.
+func Remembers[S any](t *testing.T, view projection.View[S], sample []event.Fact) error {
+	t.Helper()
+	now, err := folded(view, sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return remembers(view, now)
 }

@@ -260,7 +260,12 @@ type Generation struct {
 	// Bytes on disk.
 	Bytes int64 `protobuf:"varint,11,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// Operation that builds it, empty if none does.
-	OperationId   string `protobuf:"bytes,12,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	OperationId string `protobuf:"bytes,12,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// Generation whose states it took over, deriving its rows from them without
+	// reading the facts behind them; empty if it was built from facts.
+	DerivedFrom string `protobuf:"bytes,13,opt,name=derived_from,json=derivedFrom,proto3" json:"derived_from,omitempty"`
+	// Orders whose rows were derived so far, while it takes states over.
+	Derived       int64 `protobuf:"varint,14,opt,name=derived,proto3" json:"derived,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +382,20 @@ func (x *Generation) GetOperationId() string {
 		return x.OperationId
 	}
 	return ""
+}
+
+func (x *Generation) GetDerivedFrom() string {
+	if x != nil {
+		return x.DerivedFrom
+	}
+	return ""
+}
+
+func (x *Generation) GetDerived() int64 {
+	if x != nil {
+		return x.Derived
+	}
+	return 0
 }
 
 // Operation is something that takes long.
@@ -2326,7 +2345,7 @@ var File_readmodel_v1_generation_proto protoreflect.FileDescriptor
 
 const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"\n" +
-	"\x1dreadmodel/v1/generation.proto\x12\freadmodel.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18readmodel/v1/tally.proto\"\x85\x04\n" +
+	"\x1dreadmodel/v1/generation.proto\x12\freadmodel.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18readmodel/v1/tally.proto\"\xc2\x04\n" +
 	"\n" +
 	"Generation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
@@ -2344,7 +2363,9 @@ const file_readmodel_v1_generation_proto_rawDesc = "" +
 	"\x06parked\x18\n" +
 	" \x01(\x03R\x06parked\x12\x14\n" +
 	"\x05bytes\x18\v \x01(\x03R\x05bytes\x12!\n" +
-	"\foperation_id\x18\f \x01(\tR\voperationId\"\xc8\x04\n" +
+	"\foperation_id\x18\f \x01(\tR\voperationId\x12!\n" +
+	"\fderived_from\x18\r \x01(\tR\vderivedFrom\x12\x18\n" +
+	"\aderived\x18\x0e \x01(\x03R\aderived\"\xc8\x04\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1b.readmodel.v1.OperationKindR\x04kind\x122\n" +

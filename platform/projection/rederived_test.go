@@ -1,0 +1,114 @@
+package projection_test
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/kafka"
+	"github.com/tidemark-dev/tidemark/platform/projection"
+)
+
+// An operator's rebuild is for whoever does not trust the copy: it reads facts.
+func TestARebuildReadsFacts(t *testing.T) {
+	at := newSite(t)
+	at.send(orders(5)...)
+	old := at.process()
+	at.read(old.Projection)
+	old.look()
+	next := at.process(shownOtherwise)
+	if err := next.Bulk(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next.look()
+	next.operates()
+	_, name := next.rebuild()
+	built := next.Beside(name)
+	if err := built.Bulk(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	offsets, err := built.Claim(t.Context(), 0, topicIDs)
+	if err != nil || offsets[kafka.TopicOrder] != 0 {
+		t.Errorf("a rebuild begins at %v, %v", offsets, err)
+	}
+}
+
+// What was taken over stands still while something holds the reader, follows, and
+// goes through the gate like any other generation.
+func TestARederivedGenerationIsSwappedTo(t *testing.T) {
+	at := newSite(t)
+	at.send(orders(20)...)
+	old := at.process()
+	at.read(old.Projection)
+	old.look()
+	next := at.process(shownOtherwise, noFacts(t))
+	stood, done := make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	next.Failing(func(place string) error {
+		switch place {
+		case "derive state":
+			next.Brake("an operator paused it")
+		case "derive stands":
+			once.Do(func() { close(stood) })
+		}
+		return nil
+	})
+	go func() { done <- next.Bulk(t.Context()) }()
+	<-stood
+	next.Brake("")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	next.look()
+	if diff := cmp.Diff(map[string]string{old.Generation(): "SERVING", next.Generation(): "READY"}, next.states()); diff != "" {
+		t.Fatalf("states (-want +got):\n%s", diff)
+	}
+	more := append(at.order.send(fact("o1", "order/o1", 2, &note{Add: 5})), at.order.control())
+	at.read(old.Projection, more...)
+	at.read(next.Projection, more...)
+	next.operates()
+	report, err := next.swap("")
+	if err != nil {
+		t.Fatal(err, report)
+	}
+	if report.GetOrdersCompared() != 20 {
+		t.Errorf("compared %v", report)
+	}
+	if got, generation := next.amount("o1"); got != 12 || generation != next.Generation() {
+		t.Errorf("%s answers %d", generation, got)
+	}
+}
+
+// A fold that is another one than its author says is not noticed by comparing what
+// was taken over with where it came from. The gate asks the owners.
+func TestAFoldThatIsAnotherOneIsRefused(t *testing.T) {
+	for name, tweak := range map[string]tweak{
+		"fold": buggy,
+		"log": func(_ *projection.Config, v *projection.View[tally]) {
+			v.Logs = []projection.LogTable{projection.Log("notes", func(f event.Fact, put func(noteLog)) { put(noteLog{"x", f.OccurredAt}) })}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			at := newSite(t)
+			at.send(orders(20)...)
+			old := at.process()
+			at.read(old.Projection)
+			old.look()
+			next := at.process(tweak, func(_ *projection.Config, v *projection.View[tally]) { v.Version, v.FoldVersion = 2, 1 }, noFacts(t))
+			if err := next.Bulk(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			next.claim()
+			next.look()
+			next.operates()
+			report, err := next.swap("")
+			if fault.ReasonOf(err) != projection.ReasonGateRefused || !violations(report)["DERIVED"] {
+				t.Fatalf("the swap to a fold that is another one: %v, %v", err, report)
+			}
+		})
+	}
+}
