@@ -15,7 +15,7 @@ func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
 	if m := p.member(c.pointer.schema); m != nil {
 		own := m.own
 		own.status = statusServing
-		p.answerFrom(&reading{from: m.snapshots, generation: own, ready: true})
+		p.answerFrom(ctx, &reading{from: m.snapshots, generation: own, ready: true})
 		return nil
 	}
 	own, _ := c.by(p.own.schema)
@@ -23,7 +23,7 @@ func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
 	left := known && c.followed(at) && c.now.Sub(c.pointer.switchedAt) > p.cfg.Generations.Drain
 	switch {
 	case was && !left:
-		p.answerFrom(&reading{from: p.snapshots, generation: p.own, ready: true})
+		p.answerFrom(ctx, &reading{from: p.snapshots, generation: p.own, ready: true})
 	case !was && known && at.hash == p.own.hash:
 		if from := p.reads.Load(); from != nil && from.ready && from.generation.schema == at.schema {
 			return nil
@@ -32,19 +32,24 @@ func (p *Projection[S]) bind(ctx context.Context, c catalog) error {
 		if err != nil {
 			return err
 		}
-		p.answerFrom(&reading{from: from, generation: at.generation, ready: true})
+		p.answerFrom(ctx, &reading{from: from, generation: at.generation, ready: true})
 	default:
-		p.answerFrom(&reading{from: p.snapshots, generation: p.own})
+		p.answerFrom(ctx, &reading{from: p.snapshots, generation: p.own})
 	}
 	return nil
 }
 
 // answerFrom binds new reads. Reads that are under way end on the generation
 // they began with.
-func (p *Projection[S]) answerFrom(next *reading) {
+func (p *Projection[S]) answerFrom(ctx context.Context, next *reading) {
 	old := p.reads.Load()
 	if old != nil && old.from == next.from && old.ready == next.ready && old.generation.schema == next.generation.schema {
 		return
+	}
+	if old != nil && old.ready && next.ready && old.from != next.from {
+		if err := next.from.warm(ctx, old.from); err != nil {
+			p.cfg.Log.WarnContext(ctx, "the first reads of a generation find its connections cold", "generation", next.generation.String(), "error", err.Error())
+		}
 	}
 	p.reads.Store(next)
 	p.waiters.wakeAll()

@@ -186,8 +186,8 @@ func (p *Projection[S]) AnswerElsewhere(ctx context.Context) (back func(), err e
 		return nil, err
 	}
 	own := p.reads.Load()
-	p.answerFrom(&reading{from: from, generation: own.generation, ready: true})
-	return func() { p.answerFrom(own); from.pool.Close() }, nil
+	p.answerFrom(ctx, &reading{from: from, generation: own.generation, ready: true})
+	return func() { p.answerFrom(context.Background(), own); from.pool.Close() }, nil
 }
 
 // BulkWorkers is how many passes go on at once, and BulkShare what one of them may

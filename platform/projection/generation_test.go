@@ -322,3 +322,37 @@ func TestReadsAcrossASwap(t *testing.T) {
 		t.Errorf("a page of a generation that is gone: %v", err)
 	}
 }
+
+// TestReadsFindASwitchWarm: what is asked of the generation that answers is
+// prepared on connections to the next one before that answers.
+func TestReadsFindASwitchWarm(t *testing.T) {
+	at := newSite(t)
+	at.send(orders(5)...)
+	p := at.process()
+	at.read(p.Projection)
+	p.look()
+	p.operates()
+	const asks = "SELECT sum(amount)::bigint FROM parts WHERE order_id = 'o1'"
+	read := func(sql string, args ...any) (n int64) {
+		t.Helper()
+		if _, err := p.Read(t.Context(), nil, "o1", func(b *pgx.Batch) {
+			b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&n) })
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	read(asks)
+	id, second := p.rebuild()
+	at.read(p.Beside(second))
+	p.ends(id)
+	if _, err := p.swap(""); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Answering(); got != second {
+		t.Fatalf("%s answers after the swap to %s", got, second)
+	}
+	if n := read("SELECT count(*) FROM pg_prepared_statements WHERE statement = $1", asks); n != 1 {
+		t.Errorf("the first read of %s finds its statement prepared %d times, want once", second, n)
+	}
+}

@@ -220,8 +220,12 @@ func (f *found) read(ctx context.Context, from *snapshots, q *question) error {
 		q.queue(batch)
 	}
 	take := func(r pgx.Row) error { return f.take(r, from, before, q) }
+	from.asked.note(sql)
 	if batch.Len() == 0 {
 		return take(from.pool.QueryRow(ctx, sql, args...))
+	}
+	for _, queued := range batch.QueuedQueries {
+		from.asked.note(queued.SQL)
 	}
 	batch.Queue(sql, args...).QueryRow(take)
 	return from.pool.SendBatch(ctx, batch).Close()

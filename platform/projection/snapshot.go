@@ -21,8 +21,9 @@ import (
 // told, so all statements of a batch see one snapshot, in one round trip and
 // without two more statements around them.
 type snapshots struct {
-	pool *pgxpool.Pool
-	last atomic.Pointer[known]
+	pool  *pgxpool.Pool
+	last  atomic.Pointer[known]
+	asked asked
 }
 
 func openSnapshots(ctx context.Context, cfg Config, schema string) (*snapshots, error) {
