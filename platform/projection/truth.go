@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
+
+	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 )
@@ -57,6 +60,23 @@ type Field struct {
 	Name     string
 	Value    string
 	Personal bool
+}
+
+// AnswerOf makes an answer of what an owner's Get returns: the token of its newest
+// event, nil if the owner does not tell, and what it says.
+func AnswerOf(at *freshnessv1.Token, said Said) Answer {
+	return Answer{Said: said, At: event.Token{
+		Aggregate: event.Aggregate{Type: at.GetAggregateType(), ID: at.GetAggregateId()},
+		Version:   at.GetVersion(), Epoch: at.GetEpoch(), EventID: at.GetEventId(),
+	}}
+}
+
+// When is a time as a field, to the microsecond; nil is an empty one.
+func When(name string, at *time.Time) Field {
+	if at == nil {
+		return Field{Name: name}
+	}
+	return Field{Name: name, Value: at.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano)}
 }
 
 // fieldState is the name that differences give to Said.State.

@@ -3,6 +3,7 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -36,7 +37,7 @@ func Contract[S any](t *testing.T, view projection.View[S], service grpc.Service
 	if err := c.Match(view.Name, view.Version, view.Sources); err != nil {
 		t.Error(err)
 	}
-	for _, problem := range append(queries(c, service), personal(t, c, view, sample)...) {
+	for _, problem := range slices.Concat(queries(c, service), personal(t, c, view, sample), owners(c, view, sample)) {
 		t.Error(problem)
 	}
 	return c.Policy
@@ -97,6 +98,53 @@ func personal[S any](t *testing.T, c *contract.Contract, view projection.View[S]
 	for _, p := range c.PersonalData {
 		if !kept[p.Field] {
 			problems = append(problems, fmt.Sprintf("readmodel.yaml says that %s keeps personal data; no row of the sample has it", p.Field))
+		}
+	}
+	return problems
+}
+
+// owners compares the fields that a contract says are compared with what the
+// owners answer with those that the view's truths name, and looks for personal
+// data in one that does not say that it holds some.
+func owners[S any](c *contract.Contract, view projection.View[S], sample []event.Fact) (problems []string) {
+	named := map[string]map[string]bool{}
+	orders := map[string]*S{}
+	for _, f := range sample {
+		if orders[f.Key] == nil {
+			orders[f.Key] = new(S)
+		}
+		view.Fold(orders[f.Key], f)
+	}
+	for _, truth := range view.Truths {
+		named[truth.Source] = map[string]bool{}
+		for _, f := range sample {
+			if f.Source != truth.Source {
+				continue
+			}
+			said := truth.Shown(f.Key, orders[f.Key], f.Aggregate.ID)
+			for _, name := range said.Names() {
+				named[truth.Source][name] = true
+			}
+			problems = append(problems, shownPersonal(truth.Source, said, personalTexts(reflect.ValueOf(f.Body), false))...)
+		}
+		fields := slices.Sorted(maps.Keys(named[truth.Source]))
+		if want := slices.Sorted(slices.Values(c.OwnerFields[truth.Source])); !slices.Equal(fields, want) {
+			problems = append(problems, fmt.Sprintf("readmodel.yaml says that %v of %s are compared with the owner's answers, the code compares %v", want, truth.Source, fields))
+		}
+	}
+	for source := range c.OwnerFields {
+		if named[source] == nil {
+			problems = append(problems, fmt.Sprintf("readmodel.yaml says that %s is compared with the owner's answers, and no truth of the view is about it", source))
+		}
+	}
+	slices.Sort(problems)
+	return slices.Compact(problems)
+}
+
+func shownPersonal(source string, said projection.Said, secrets []string) (problems []string) {
+	for _, f := range said.Fields {
+		if !f.Personal && slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(f.Value, s) }) {
+			problems = append(problems, fmt.Sprintf("the truth about %s shows personal data in %s, which does not say so", source, f.Name))
 		}
 	}
 	return problems

@@ -72,6 +72,41 @@ func TestPersonalDataIsWhereTheContractSays(t *testing.T) {
 	}
 }
 
+func TestWhatIsComparedWithOwnersIsWhatTheContractSays(t *testing.T) {
+	sample := event.Fact{
+		Envelope: event.Envelope{ID: "e", Source: "order", Aggregate: event.Aggregate{Type: "order", ID: "o"}, Key: "o", Version: 1},
+		Body:     &greeted{&Contact{"Ana Maria"}},
+	}
+	truth := func(personal bool) []projection.Truth[guests] {
+		return []projection.Truth[guests]{{Source: "order", Shown: func(_ string, s *guests, _ string) projection.Said {
+			return projection.Said{State: "greeted", Money: []projection.Money{{Name: "tip"}}, Fields: []projection.Field{{Name: "name", Value: s.Name, Personal: personal}}}
+		}}}
+	}
+	tests := []struct {
+		name   string
+		fields map[string][]string
+		truths []projection.Truth[guests]
+		want   string
+	}{
+		{"as declared", map[string][]string{"order": {"tip", "state", "name"}}, truth(true), ""},
+		{"none", nil, nil, ""},
+		{"not declared", nil, truth(true), "says that [] of order are compared with the owner's answers, the code compares [name state tip]"},
+		{"one too many", map[string][]string{"order": {"tip", "state", "name", "table"}}, truth(true), "[name state table tip] of order"},
+		{"no truth", map[string][]string{"order": {"state"}}, nil, "no truth of the view is about it"},
+		{"personal", map[string][]string{"order": {"tip", "state", "name"}}, truth(false), "shows personal data in name"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			view := guestView(func(string) string { return "" })
+			view.Truths = tt.truths
+			got := strings.Join(owners(&contract.Contract{OwnerFields: tt.fields}, view, []event.Fact{sample}), "\n")
+			if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestEveryQueryHasAClass(t *testing.T) {
 	service := grpc.ServiceDesc{
 		ServiceName: "guests.v1.Guests", Methods: []grpc.MethodDesc{{MethodName: "GetGuest"}}, Streams: []grpc.StreamDesc{{StreamName: "WatchGuest"}},

@@ -93,7 +93,19 @@ func Rules() []Rule {
 			Why:         "platform/kafka is the one place that configures a Kafka client",
 		},
 		{
+			Files: []string{"projections/*/truth.go"},
+			Allow: []string{
+				"proto/order/", "proto/payment/", "proto/shipment/", "proto/commerce/", "platform/event", "platform/projection", "schemas/facts",
+			},
+			Forbid: []string{
+				module + "platform/projection/conformance", "os", "net", "math/rand", "database/sql", "io", "github.com/jackc",
+			},
+			ForbidCalls: []string{"time.Now", "time.Since", "time.Until", "time.After", "time.Sleep"},
+			Why:         "the file that compares a view with its owners asks their queries, and is pure otherwise",
+		},
+		{
 			Files:  []string{"projections/..."},
+			Except: []string{"projections/*/truth.go"}, // reconciling alone asks the owners
 			Allow:  append([]string{"projections/", "platform/", "schemas", "proto/commerce/", "proto/freshness/"}, own...),
 			Forbid: []string{module + "platform/journal", module + "platform/relay", module + "platform/process"},
 			Why:    "a projection remembers: it never calls a service and never publishes",

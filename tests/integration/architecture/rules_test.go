@@ -87,6 +87,13 @@ func TestTheArchitectureTestCanFail(t *testing.T) {
 	}{
 		{"projection calls a service contract", "projections/timeline/server.go", imports(module + "proto/order/v1")},
 		{"projection imports a service", "projections/timeline/store.go", imports(module + "services/order")},
+		{"a file beside the truth calls a service contract", "projections/timeline/document.go", imports(module + "proto/payment/v1")},
+		{"the truth imports a service", "projections/timeline/truth.go", imports(module + "services/order")},
+		{"the truth has its own database", "projections/operations/truth.go", imports("github.com/jackc/pgx/v5")},
+		{"the truth publishes", "projections/operations/truth.go", imports(module + "platform/relay")},
+		{"the truth knows another read model", "projections/operations/truth.go", imports(module + "proto/timeline/v1")},
+		{"the truth reads a clock", "projections/timeline/truth.go", file("package p\nimport \"time\"\nvar x = time.Now\n")},
+		{"a truth in another place", "projections/internal/truth/truth.go", imports(module + "proto/order/v1")},
 		{"projection publishes", "projections/operations/store.go", imports(module + "platform/relay")},
 		{"projection knows another", "projections/operations/store.go", imports(module + "projections/timeline")},
 		{"fold reads a clock", "projections/timeline/view.go", file("package p\nimport \"time\"\nvar x = time.Now\n")},
@@ -123,6 +130,8 @@ func TestTheArchitectureTestCanFail(t *testing.T) {
 		violations, err := Check(fstest.MapFS{
 			"services/order/order.go":      imports("fmt", "time", module+"platform/fault"),
 			"projections/timeline/view.go": imports("fmt", module+"schemas/facts", module+"platform/projection"),
+			"projections/timeline/truth.go": imports("context", "google.golang.org/grpc", module+"proto/order/v1", module+"proto/payment/v1",
+				module+"platform/projection"),
 		}, Rules())
 		if err != nil || len(violations) > 0 {
 			t.Errorf("got %v, %v", violations, err)
