@@ -61,7 +61,7 @@ func (c *opsListCmd) Run(a *app) error {
 		rows = append(rows, []string{
 			word(w.GetSeverity(), "SEVERITY_"), word(w.GetKind(), "WORK_KIND_"), w.GetOrderId(), short(w.GetAge().AsDuration()),
 			timeText(w.GetSlaDeadline()) + yes(w.GetOverdue(), " overdue"),
-			clean(w.GetReason()) + yes(w.GetAmount() != nil, " ("+moneyText(w.GetAmount())+")"),
+			clean(w.GetReason()) + yes(w.GetAmount() != nil, " ("+moneyText(w.GetAmount())+")") + without(w.GetSkipped()),
 		})
 	}
 	if err := table(a.out, rows...); err != nil {

@@ -105,6 +105,11 @@ func yes(b bool, text string) string {
 	return ""
 }
 
+// without says of a row that some facts of its order were given up.
+func without(skipped int64) string {
+	return yes(skipped > 0, fmt.Sprintf(" (WITHOUT %d facts)", skipped))
+}
+
 // clean makes text from a server safe for a terminal: control characters, which
 // could move the cursor or colour a lie, become spaces.
 func clean(s string) string {
@@ -137,11 +142,7 @@ func (a *app) freshness(f *freshnessv1.Freshness) error {
 	if f.GetEntityStatus() > freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT {
 		line += " · " + strings.ToUpper(word(f.GetEntityStatus(), "ENTITY_STATUS_"))
 	}
-	skipped := int64(0)
-	for _, v := range f.GetEntityVersions() {
-		skipped += v.GetSkipped()
-	}
-	if skipped > 0 {
+	if skipped := f.GetSkipped(); skipped > 0 {
 		line += fmt.Sprintf(" · WITHOUT %d facts that were given up", skipped)
 	}
 	if !f.GetDemandMet() {

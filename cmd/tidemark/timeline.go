@@ -36,7 +36,7 @@ func (a *app) printEntries(entries []*timelinev1.Entry, withOrder bool) error {
 			trace = trace[:12]
 		}
 		row := []string{
-			yes(e.GetTimeEstimated(), "~") + timeText(e.GetOccurredAt()), clean(e.GetActor()), clean(e.GetSummary()),
+			yes(e.GetTimeEstimated(), "~") + timeText(e.GetOccurredAt()), clean(e.GetActor()), clean(e.GetSummary()) + without(e.GetSkipped()),
 			e.GetSource() + " v" + count(e.GetAggregateVersion()), trace,
 		}
 		if withOrder {

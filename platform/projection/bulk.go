@@ -280,7 +280,7 @@ func (b *bulk[S]) giveUp(ctx context.Context, tx pgx.Tx, at []position) error {
 
 // empty removes what was copied, and has the tables be as they were made.
 func (b *bulk[S]) empty(ctx context.Context, tx pgx.Tx) error {
-	empty := "TRUNCATE state, member, parked, quarantine, source_mark"
+	empty := "UPDATE position SET skipped = '{}'; TRUNCATE state, member, parked, quarantine, source_mark"
 	for _, spec := range b.p.view.specs() {
 		empty += ", " + pgx.Identifier{spec.name}.Sanitize()
 	}

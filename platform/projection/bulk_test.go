@@ -90,7 +90,7 @@ func (s *subject) whole() map[string][]string {
 		"mark":       "SELECT * FROM @source_mark",
 		"parked":     "SELECT reference, partition, topic, topic_id, record_offset, order_id, aggregate_type, aggregate_id, epoch, version, event_id, verdict, reason, code_version FROM @parked",
 		"quarantine": "SELECT aggregate_type, aggregate_id, order_id, partition, verdict, reason FROM @quarantine",
-		"position":   "SELECT partition, topic_ids::text, (SELECT jsonb_object_agg(key, value) FROM jsonb_each(offsets) WHERE value <> '0')::text AS offsets FROM @position",
+		"position":   "SELECT partition, topic_ids::text, skipped::text, (SELECT jsonb_object_agg(key, value) FROM jsonb_each(offsets) WHERE value <> '0')::text AS offsets FROM @position",
 		"books":      "SELECT p.partition, key, (value - '{w,u,c,y,l,h,o,k,d}'::text[])::text AS book FROM @position p, jsonb_each(books->'s') WHERE value->'t' <> 'null'",
 		"indexes":    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = '" + s.schema() + "' AND tablename NOT LIKE 'bulk%'",
 		"constraint": "SELECT conname, pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE connamespace = '" + s.schema() + "'::regnamespace",

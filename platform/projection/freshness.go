@@ -49,8 +49,13 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 		prove(s, all, partitions, now.Add(p.cfg.ClockSkew))
 		f.Sources = append(f.Sources, s)
 	}
+	f.Skipped = got.known.skipped(q.partition).all
 	if q.order != "" {
 		entity(f, got.entity, q.order)
+		f.Skipped = 0
+		for _, v := range f.GetEntityVersions() {
+			f.Skipped += v.GetSkipped()
+		}
 		var passed *time.Time
 		if q.passed != nil {
 			passed = *q.passed

@@ -128,6 +128,19 @@ DO $$ BEGIN
 	END IF;
 	ALTER TABLE position ADD COLUMN books jsonb NOT NULL DEFAULT '{}';
 	CREATE INDEX quarantine_heal ON quarantine (next_attempt_at) WHERE verdict IN ('gap', 'newer_epoch', 'equivocation');
+END $$;
+DO $$ BEGIN
+	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'position'::regclass AND attname = 'skipped') THEN
+		RETURN;
+	END IF;
+	-- How many facts of which orders were given up: what states say, for lists.
+	ALTER TABLE position ADD COLUMN skipped jsonb NOT NULL DEFAULT '{}';
+	UPDATE position p SET skipped = s.skipped FROM (
+		SELECT partition, jsonb_object_agg(order_id, skipped) AS skipped FROM (
+			SELECT partition, order_id, (SELECT sum((a.value ->> 'k')::bigint) FROM json_each(applied -> 'a') a) AS skipped
+			FROM state WHERE order_id IN (SELECT order_id FROM tidemark.skip)) o
+		WHERE skipped > 0 GROUP BY partition) s
+	WHERE s.partition = p.partition;
 END $$`
 
 // catalogUpgrade brings a catalog that an older kernel made up to date. What is

@@ -26,7 +26,8 @@ type held[S any] struct {
 	noted  bool       // the books changed although no order did
 	// reopened is an aggregate whose facts are to be tried again; may be nil.
 	reopened *gap
-	skips    bool // the one that it stands still at is given up
+	skips    bool             // the one that it stands still at is given up
+	skipped  map[string]int64 // how many facts of orders are given up now, where that changed
 }
 
 // hold runs fn under the lock of a position and writes what it changed. fn may
@@ -38,7 +39,7 @@ func (p *Projection[S]) hold(ctx context.Context, number int32, fn func(h *held[
 		if err != nil {
 			return err
 		}
-		h = &held[S]{p: p, tx: tx, number: number, at: locked, delta: p.engine.newDelta(), before: &pgx.Batch{}, batch: &pgx.Batch{}}
+		h = &held[S]{p: p, tx: tx, number: number, at: locked, delta: p.engine.newDelta(), before: &pgx.Batch{}, batch: &pgx.Batch{}, skipped: map[string]int64{}}
 		if err := fn(h); err != nil {
 			return err
 		}
@@ -51,7 +52,11 @@ func (p *Projection[S]) hold(ctx context.Context, number int32, fn func(h *held[
 	return nil
 }
 
-const keepPosition = `UPDATE position SET revision = revision + 1, books = $2 WHERE partition = $1`
+const (
+	keepPosition = `UPDATE position SET revision = revision + 1, books = $2 WHERE partition = $1`
+	keepSkipped  = `UPDATE position SET skipped = CASE WHEN $3::bigint = 0 THEN skipped - $2::text ELSE skipped || jsonb_build_object($2::text, $3::bigint) END
+		WHERE partition = $1`
+)
 
 func (h *held[S]) write(ctx context.Context) error {
 	if len(h.delta.states) == 0 && h.batch.Len() == 0 && !h.noted {
@@ -64,6 +69,9 @@ func (h *held[S]) write(ctx context.Context) error {
 	batch := h.before
 	h.delta.queue(batch, h.p.sql, h.number, h.p.own.version)
 	batch.QueuedQueries = append(batch.QueuedQueries, h.batch.QueuedQueries...)
+	for id, n := range h.skipped {
+		batch.Queue(keepSkipped, h.number, id, n)
+	}
 	batch.Queue(keepPosition, h.number, sealed)
 	if err := h.tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("write under the position's lock: %w", err)
@@ -121,6 +129,7 @@ func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err er
 	}
 	for _, id := range ids {
 		o := orders[id]
+		skipped := skippedOf(o.applied)
 		if h.reopened != nil && h.reopened.order == id {
 			if err := h.open(o, h.reopened.aggregate); err != nil {
 				return 0, err
@@ -133,6 +142,7 @@ func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err er
 		if err := h.release(ctx, o, out); err != nil {
 			return 0, err
 		}
+		h.skip(id, skipped, skippedOf(o.applied))
 		h.delta.merge(id, out, o.applied)
 	}
 	known, err := knownParked(items, h.number, func(batch *pgx.Batch) error { return h.tx.SendBatch(ctx, batch).Close() })

@@ -56,7 +56,8 @@ type question struct {
 	what       string // see OrNotFound
 	exists     func(*freshnessv1.Freshness) bool
 	passed     **time.Time
-	generation string // the only one that may answer; any if empty
+	generation string   // the only one that may answer; any if empty
+	skipped    *Skipped // see SkippedBy
 }
 
 // ReadOption adds to a read what not every query needs.
@@ -197,6 +198,9 @@ func (p *Projection[S]) snapshot(ctx context.Context, q *question) (*answer, err
 			return p.snapshot(ctx, q) // another one answers since this read was bound
 		}
 		return nil, fmt.Errorf("read %s: %w", from.generation, err)
+	}
+	if q.skipped != nil {
+		*q.skipped = got.known.skipped(q.partition)
 	}
 	a := &answer{freshness: p.freshness(from, got, q), tokens: got.tokens}
 	p.check(q.demand, a)

@@ -44,6 +44,7 @@ const (
 	// columnsApart counts the columns that only one of two tables has.
 	columnsApart = `SELECT count(*) FROM (SELECT FROM pg_attribute WHERE attrelid IN (to_regclass($1), to_regclass($2)) AND attnum > 0 AND NOT attisdropped
 		GROUP BY attname, atttypid, atttypmod HAVING count(*) <> 2) apart`
+	derivedSkips = `UPDATE position p SET skipped = t.skipped FROM %s.position t WHERE p.partition = $1 AND t.partition = $1`
 	basePosition = `SELECT revision, term, offsets, books FROM %s.position WHERE partition = $1`
 	baseIDs      = `SELECT partition, topic_ids FROM %s.position ORDER BY partition`
 	derivedPart  = `UPDATE bulk_part SET done = buckets, logs = $2, topic_ids = $3, books = $4, progress = $5 WHERE partition = $1`
@@ -189,6 +190,9 @@ func (b *bulk[S]) derivePart(ctx context.Context, tx pgx.Tx, part bulkPart) (did
 			err = fmt.Errorf("%w: something of %s is not there any more: %w", errUnfit, b.base, err)
 		}
 	}()
+	if err := b.p.fail("derive begins"); err != nil {
+		return nil, err
+	}
 	base := pgx.Identifier{b.base}.Sanitize()
 	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = off; SET LOCAL statement_timeout = 0"); err != nil {
 		return nil, err
@@ -232,6 +236,7 @@ func (b *bulk[S]) derivePart(ctx context.Context, tx pgx.Tx, part bulkPart) (did
 	}
 	batch := &pgx.Batch{}
 	pass.delta.queue(batch, b.p.sql, part.number, b.p.own.version)
+	batch.Queue(fmt.Sprintf(derivedSkips, base), part.number)
 	batch.Queue(derivedPart, part.number, logsText, ids, text, orders)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		if err = asRefusal(err); refused(err) {

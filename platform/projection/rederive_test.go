@@ -229,7 +229,7 @@ func TestRederivingIsKilled(t *testing.T) {
 // The generation whose states are taken over goes on meanwhile. What is taken over
 // is of one instant, and what came after it comes the ordinary way.
 func TestFactsRaceRederiving(t *testing.T) {
-	for _, place := range []string{"derive state", "derive source_mark", "derive rows"} {
+	for _, place := range []string{"derive begins", "derive state", "derive source_mark", "derive rows"} {
 		t.Run(place, func(t *testing.T) {
 			l := newTopics()
 			records := l.facts(append(about("o", 1, 2), about("p", 1, 1)...)...)

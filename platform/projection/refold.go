@@ -128,6 +128,7 @@ func (h *held[S]) refold(ctx context.Context, id string, seen map[string]*applie
 	if err != nil {
 		return err
 	}
+	h.skip(id, skippedOf(old.applied), skippedOf(fresh.applied))
 	h.count(old, facts, waiting)
 	h.replace(old, fresh, out, facts)
 	var done []string

@@ -54,6 +54,7 @@ type known struct {
 type knownMarks struct {
 	revision int64 // -1 if none was read yet
 	marks    []markRow
+	skipped  map[string]int64 // facts given up, by order; nil if there are none
 }
 
 func nothingKnown(partitions int32) *known {
@@ -65,7 +66,8 @@ func nothingKnown(partitions int32) *known {
 // when there is some.
 const (
 	selectChanged = `SELECT (SELECT json_agg(json_build_object('p', p.partition, 'r', p.revision, 'u', pg_postmaster_start_time(),
-			's', m.source, 'e', m.epoch, 'a', m.as_of, 'b', p.books -> 's' -> m.source))
+			's', m.source, 'e', m.epoch, 'a', m.as_of, 'b', p.books -> 's' -> m.source,
+			'k', nullif(p.skipped, '{}')))
 		FROM position p LEFT JOIN source_mark m ON m.partition = p.partition WHERE `
 	selectOne = selectChanged + `p.partition = $2 AND (p.revision <> $3 OR pg_postmaster_start_time() <> $4)),
 		(SELECT applied FROM state WHERE order_id = $1)`
@@ -81,6 +83,7 @@ type changedMark struct {
 	Epoch     string             `json:"e"`
 	AsOf      time.Time          `json:"a"`
 	Book      *completeness.Book `json:"b"`
+	Skipped   map[string]int64   `json:"k"`
 }
 
 // of are the marks of a source, of one partition, or of all if it is negative.
@@ -133,7 +136,7 @@ func (k *known) with(changed []byte) (*known, error) {
 	for _, c := range marks {
 		at := &next.partitions[c.Partition]
 		if at.revision != c.Revision {
-			*at = knownMarks{revision: c.Revision}
+			*at = knownMarks{revision: c.Revision, skipped: c.Skipped}
 		}
 		if c.Source == nil {
 			continue

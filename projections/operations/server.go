@@ -77,12 +77,13 @@ func (s *server) ListWorkItems(ctx context.Context, r *operationsv1.ListWorkItem
 	}
 	var found []item
 	var passed *time.Time
+	var skipped projection.Skipped
 	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) {
 		queueWork(b, filter, sort, behind, limit+1, &found)
 		if filter.order != "" {
 			queuePassed(b, filter.order, filter.now, &passed)
 		}
-	}, projection.InGeneration(generation), projection.DeadlinePassed(&passed))
+	}, projection.InGeneration(generation), projection.DeadlinePassed(&passed), projection.SkippedBy(&skipped))
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,9 @@ func (s *server) ListWorkItems(ctx context.Context, r *operationsv1.ListWorkItem
 		}
 	}
 	for _, i := range found {
-		answer.WorkItems = append(answer.WorkItems, i.proto(filter.now))
+		w := i.proto(filter.now)
+		w.Skipped = skipped.Of(i.OrderID)
+		answer.WorkItems = append(answer.WorkItems, w)
 	}
 	return answer, nil
 }
@@ -128,8 +131,9 @@ func (s *server) ListOpenOrders(ctx context.Context, r *operationsv1.ListOpenOrd
 		}
 	}
 	var found []OpenOrderRow
+	var skipped projection.Skipped
 	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOpen(b, r.GetWarehouse(), behind, limit+1, &found) },
-		projection.InGeneration(generation))
+		projection.InGeneration(generation), projection.SkippedBy(&skipped))
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +149,7 @@ func (s *server) ListOpenOrders(ctx context.Context, r *operationsv1.ListOpenOrd
 		open := &operationsv1.OpenOrder{
 			OrderId: o.OrderID, CustomerId: o.CustomerID, Warehouse: o.Warehouse, Status: o.Status, OnHold: o.OnHold,
 			PlacedAt: timestamppb.New(o.PlacedAt), Total: &commercev1.Money{Amount: o.Total, Currency: o.Currency}, Channel: o.Channel,
+			Skipped: skipped.Of(o.OrderID),
 		}
 		if o.PromisedAt != nil {
 			open.PromisedAt = timestamppb.New(*o.PromisedAt)

@@ -55,6 +55,7 @@ type subject struct {
 	conn *grpc.ClientConn
 	*feed.Feed
 	*clock
+	database string // URL
 }
 
 func run(t *testing.T, owners ...string) *subject {
@@ -94,7 +95,7 @@ func run(t *testing.T, owners ...string) *subject {
 				break
 			}
 		}
-		return &subject{client, conn, feed.New(t, kafka.Config{Brokers: broker.Addr()}), c}
+		return &subject{client, conn, feed.New(t, kafka.Config{Brokers: broker.Addr()}), c, cfg.Postgres.URL}
 	case err := <-done:
 		t.Fatalf("Run: %v", err)
 	}

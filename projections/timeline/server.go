@@ -43,6 +43,7 @@ func (s *server) GetOrderStatus(ctx context.Context, r *timelinev1.GetOrderStatu
 			return nil, err
 		}
 		answer.Order = doc.proto()
+		answer.Order.Skipped = f.GetSkipped()
 	}
 	return answer, nil
 }
@@ -54,7 +55,7 @@ func (s *server) ListOrderTimeline(ctx context.Context, r *timelinev1.ListOrderT
 		return nil, err
 	}
 	f, err := s.copy.Read(ctx, r.GetRead(), r.GetOrderId(), func(b *pgx.Batch) { page.queue(b, entriesOfOrder, r.GetOrderId()) },
-		projection.InGeneration(page.generation), projection.OrNotFound("order "+r.GetOrderId(), func(f *freshnessv1.Freshness) bool {
+		projection.InGeneration(page.generation), projection.SkippedBy(&page.skipped), projection.OrNotFound("order "+r.GetOrderId(), func(f *freshnessv1.Freshness) bool {
 			return len(page.found) > 0 || r.GetPageToken() != "" || len(f.GetEntityVersions()) > 0
 		}))
 	if err != nil {
@@ -75,7 +76,7 @@ func (s *server) ListCustomerTimeline(ctx context.Context, r *timelinev1.ListCus
 		return nil, err
 	}
 	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { page.queue(b, entriesOfCustomer, r.GetCustomerId()) },
-		projection.InGeneration(page.generation))
+		projection.InGeneration(page.generation), projection.SkippedBy(&page.skipped))
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,8 @@ func (s *server) ListCustomerTimeline(ctx context.Context, r *timelinev1.ListCus
 // GetCustomerOverview implements timeline.v1.TimelineService.
 func (s *server) GetCustomerOverview(ctx context.Context, r *timelinev1.GetCustomerOverviewRequest) (*timelinev1.GetCustomerOverviewResponse, error) {
 	var o overview
-	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOverview(b, r.GetCustomerId(), &o) },
+	var skipped projection.Skipped
+	f, err := s.copy.Read(ctx, r.GetRead(), "", func(b *pgx.Batch) { queueOverview(b, r.GetCustomerId(), &o) }, projection.SkippedBy(&skipped),
 		projection.OrNotFound("customer "+r.GetCustomerId(), func(*freshnessv1.Freshness) bool { return o.known }))
 	if err != nil {
 		return nil, err
@@ -95,7 +97,9 @@ func (s *server) GetCustomerOverview(ctx context.Context, r *timelinev1.GetCusto
 		CustomerId: r.GetCustomerId(), OrdersTotal: o.orders, OrdersOpen: o.open, LastEventAt: timestamppb.New(o.lastAt),
 	}
 	for i := range o.newest {
-		answer.OpenOrders = append(answer.OpenOrders, o.newest[i].proto())
+		open := o.newest[i].proto()
+		open.Skipped = skipped.Of(open.GetOrderId())
+		answer.OpenOrders = append(answer.OpenOrders, open)
 	}
 	for _, m := range o.spend {
 		answer.NetSpend = append(answer.NetSpend, &commercev1.Money{Amount: m.Amount, Currency: m.Currency})
@@ -127,6 +131,7 @@ func (s *server) WatchOrder(r *timelinev1.WatchOrderRequest, stream grpc.ServerS
 					return err
 				}
 				now.Order = doc.proto()
+				now.Order.Skipped = f.GetSkipped()
 			}
 			if err := stream.Send(now); err != nil {
 				return err
@@ -147,6 +152,7 @@ type page struct {
 	size       int
 	behind     *place
 	found      []Entry
+	skipped    projection.Skipped
 }
 
 func (s *server) page(r proto.Message, kinds []timelinev1.EntryKind, size int32, token string) (*page, error) {
@@ -184,7 +190,9 @@ func (p *page) entries(pager *rpc.Pager, f *freshnessv1.Freshness) (entries []*t
 		}
 	}
 	for _, e := range p.found {
-		entries = append(entries, e.proto())
+		entry := e.proto()
+		entry.Skipped = p.skipped.Of(e.OrderID)
+		entries = append(entries, entry)
 	}
 	return entries, next, nil
 }

@@ -802,7 +802,11 @@ type Freshness struct {
 	Etag string `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
 	// if_none_match holds: what the caller has is what stands here now, and the
 	// answer does not repeat it.
-	NotModified   bool `protobuf:"varint,7,opt,name=not_modified,json=notModified,proto3" json:"not_modified,omitempty"`
+	NotModified bool `protobuf:"varint,7,opt,name=not_modified,json=notModified,proto3" json:"not_modified,omitempty"`
+	// How many facts this copy could not apply and an operator gave up: of the answered
+	// entity, or of everything that the answer may be made of. The rows of a list say
+	// which orders they are about.
+	Skipped       int64 `protobuf:"varint,8,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -884,6 +888,13 @@ func (x *Freshness) GetNotModified() bool {
 		return x.NotModified
 	}
 	return false
+}
+
+func (x *Freshness) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
 }
 
 // Absence says why an entity is not in the answer. Sent as an error detail.
@@ -982,7 +993,7 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\tR\x05epoch\x122\n" +
 	"\x06status\x18\x05 \x01(\x0e2\x1a.freshness.v1.EntityStatusR\x06status\x12\x18\n" +
-	"\askipped\x18\x06 \x01(\x03R\askipped\"\xc1\x02\n" +
+	"\askipped\x18\x06 \x01(\x03R\askipped\"\xdb\x02\n" +
 	"\tFreshness\x127\n" +
 	"\asources\x18\x01 \x03(\v2\x1d.freshness.v1.SourceFreshnessR\asources\x12D\n" +
 	"\x0fentity_versions\x18\x02 \x03(\v2\x1b.freshness.v1.EntityVersionR\x0eentityVersions\x12?\n" +
@@ -993,7 +1004,8 @@ const file_freshness_v1_freshness_proto_rawDesc = "" +
 	"\n" +
 	"demand_met\x18\x05 \x01(\bR\tdemandMet\x12\x12\n" +
 	"\x04etag\x18\x06 \x01(\tR\x04etag\x12!\n" +
-	"\fnot_modified\x18\a \x01(\bR\vnotModified\"\xff\x01\n" +
+	"\fnot_modified\x18\a \x01(\bR\vnotModified\x12\x18\n" +
+	"\askipped\x18\b \x01(\x03R\askipped\"\xff\x01\n" +
 	"\aAbsence\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.freshness.v1.Absence.KindR\x04kind\x125\n" +
 	"\tfreshness\x18\x02 \x01(\v2\x17.freshness.v1.FreshnessR\tfreshness\"\x8c\x01\n" +

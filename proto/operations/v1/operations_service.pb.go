@@ -303,7 +303,10 @@ type WorkItem struct {
 	// True when the deadline has passed.
 	Overdue bool `protobuf:"varint,13,opt,name=overdue,proto3" json:"overdue,omitempty"`
 	// Money at stake; absent when none.
-	Amount        *v1.Money `protobuf:"bytes,14,opt,name=amount,proto3" json:"amount,omitempty"`
+	Amount *v1.Money `protobuf:"bytes,14,opt,name=amount,proto3" json:"amount,omitempty"`
+	// How many facts of the order this copy could not apply and an operator gave up:
+	// what is shown is what it would be without them.
+	Skipped       int64 `protobuf:"varint,15,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +437,13 @@ func (x *WorkItem) GetAmount() *v1.Money {
 		return x.Amount
 	}
 	return nil
+}
+
+func (x *WorkItem) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
 }
 
 // ListWorkItemsRequest selects work items.
@@ -647,7 +657,10 @@ type OpenOrder struct {
 	// Total.
 	Total *v1.Money `protobuf:"bytes,8,opt,name=total,proto3" json:"total,omitempty"`
 	// Where it was sold.
-	Channel       string `protobuf:"bytes,9,opt,name=channel,proto3" json:"channel,omitempty"`
+	Channel string `protobuf:"bytes,9,opt,name=channel,proto3" json:"channel,omitempty"`
+	// How many facts of the order this copy could not apply and an operator gave up:
+	// what is shown is what it would be without them.
+	Skipped       int64 `protobuf:"varint,10,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -743,6 +756,13 @@ func (x *OpenOrder) GetChannel() string {
 		return x.Channel
 	}
 	return ""
+}
+
+func (x *OpenOrder) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
 }
 
 // ListOpenOrdersRequest selects open orders.
@@ -1763,7 +1783,7 @@ var File_operations_v1_operations_service_proto protoreflect.FileDescriptor
 
 const file_operations_v1_operations_service_proto_rawDesc = "" +
 	"\n" +
-	"&operations/v1/operations_service.proto\x12\roperations.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acommerce/v1/commerce.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x04\n" +
+	"&operations/v1/operations_service.proto\x12\roperations.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acommerce/v1/commerce.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x04\n" +
 	"\bWorkItem\x12 \n" +
 	"\fwork_item_id\x18\x01 \x01(\tR\n" +
 	"workItemId\x12+\n" +
@@ -1782,7 +1802,8 @@ const file_operations_v1_operations_service_proto_rawDesc = "" +
 	"\x03age\x18\v \x01(\v2\x19.google.protobuf.DurationR\x03age\x12=\n" +
 	"\fsla_deadline\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vslaDeadline\x12\x18\n" +
 	"\aoverdue\x18\r \x01(\bR\aoverdue\x12*\n" +
-	"\x06amount\x18\x0e \x01(\v2\x12.commerce.v1.MoneyR\x06amount\"\xf3\x03\n" +
+	"\x06amount\x18\x0e \x01(\v2\x12.commerce.v1.MoneyR\x06amount\x12\x18\n" +
+	"\askipped\x18\x0f \x01(\x03R\askipped\"\xf3\x03\n" +
 	"\x14ListWorkItemsRequest\x12@\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x17.operations.v1.WorkKindB\x11\xbaH\x0e\x92\x01\v\x10\n" +
 	"\"\a\x82\x01\x04\x10\x01 \x00R\x05kinds\x12D\n" +
@@ -1802,7 +1823,7 @@ const file_operations_v1_operations_service_proto_rawDesc = "" +
 	"\n" +
 	"work_items\x18\x01 \x03(\v2\x17.operations.v1.WorkItemR\tworkItems\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x125\n" +
-	"\tfreshness\x18\x03 \x01(\v2\x17.freshness.v1.FreshnessR\tfreshness\"\xd0\x02\n" +
+	"\tfreshness\x18\x03 \x01(\v2\x17.freshness.v1.FreshnessR\tfreshness\"\xea\x02\n" +
 	"\tOpenOrder\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
 	"\vcustomer_id\x18\x02 \x01(\tR\n" +
@@ -1814,7 +1835,9 @@ const file_operations_v1_operations_service_proto_rawDesc = "" +
 	"\vpromised_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"promisedAt\x12(\n" +
 	"\x05total\x18\b \x01(\v2\x12.commerce.v1.MoneyR\x05total\x12\x18\n" +
-	"\achannel\x18\t \x01(\tR\achannel\"\xbf\x01\n" +
+	"\achannel\x18\t \x01(\tR\achannel\x12\x18\n" +
+	"\askipped\x18\n" +
+	" \x01(\x03R\askipped\"\xbf\x01\n" +
 	"\x15ListOpenOrdersRequest\x12%\n" +
 	"\twarehouse\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\twarehouse\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +

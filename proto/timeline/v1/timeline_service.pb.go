@@ -198,7 +198,10 @@ type Entry struct {
 	// Money it is about; absent when none.
 	Amount *v1.Money `protobuf:"bytes,14,opt,name=amount,proto3" json:"amount,omitempty"`
 	// Trace of the command behind it, 32 hex digits; empty when unknown.
-	TraceId       string `protobuf:"bytes,15,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	TraceId string `protobuf:"bytes,15,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// How many facts of the order this copy could not apply and an operator gave up:
+	// what is shown is what it would be without them.
+	Skipped       int64 `protobuf:"varint,16,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +339,13 @@ func (x *Entry) GetTraceId() string {
 		return x.TraceId
 	}
 	return ""
+}
+
+func (x *Entry) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
 }
 
 // PaymentSummary is one payment of an order.
@@ -606,7 +616,10 @@ type OrderView struct {
 	// Parcels, by id.
 	Shipments []*ShipmentSummary `protobuf:"bytes,14,rep,name=shipments,proto3" json:"shipments,omitempty"`
 	// Business time of the last thing that happened.
-	LastEventAt   *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_event_at,json=lastEventAt,proto3" json:"last_event_at,omitempty"`
+	LastEventAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_event_at,json=lastEventAt,proto3" json:"last_event_at,omitempty"`
+	// How many facts of the order this copy could not apply and an operator gave up:
+	// what is shown is what it would be without them.
+	Skipped       int64 `protobuf:"varint,16,opt,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -744,6 +757,13 @@ func (x *OrderView) GetLastEventAt() *timestamppb.Timestamp {
 		return x.LastEventAt
 	}
 	return nil
+}
+
+func (x *OrderView) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
 }
 
 // ListCustomerTimelineRequest selects entries of a customer.
@@ -1472,7 +1492,7 @@ var File_timeline_v1_timeline_service_proto protoreflect.FileDescriptor
 
 const file_timeline_v1_timeline_service_proto_rawDesc = "" +
 	"\n" +
-	"\"timeline/v1/timeline_service.proto\x12\vtimeline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acommerce/v1/commerce.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x04\n" +
+	"\"timeline/v1/timeline_service.proto\x12\vtimeline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acommerce/v1/commerce.proto\x1a\x1cfreshness/v1/freshness.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x04\n" +
 	"\x05Entry\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x19\n" +
 	"\border_id\x18\x02 \x01(\tR\aorderId\x12\x1f\n" +
@@ -1492,7 +1512,8 @@ const file_timeline_v1_timeline_service_proto_rawDesc = "" +
 	"\vrecorded_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"recordedAt\x12*\n" +
 	"\x06amount\x18\x0e \x01(\v2\x12.commerce.v1.MoneyR\x06amount\x12\x19\n" +
-	"\btrace_id\x18\x0f \x01(\tR\atraceId\"\xbf\x02\n" +
+	"\btrace_id\x18\x0f \x01(\tR\atraceId\x12\x18\n" +
+	"\askipped\x18\x10 \x01(\x03R\askipped\"\xbf\x02\n" +
 	"\x0ePaymentSummary\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x122\n" +
@@ -1519,7 +1540,7 @@ const file_timeline_v1_timeline_service_proto_rawDesc = "" +
 	"\rdispatched_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\fdispatchedAt\x12=\n" +
 	"\fdelivered_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vdeliveredAt\x12\x18\n" +
-	"\adelayed\x18\v \x01(\bR\adelayed\"\xbe\x05\n" +
+	"\adelayed\x18\v \x01(\bR\adelayed\"\xd8\x05\n" +
 	"\tOrderView\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
 	"\vcustomer_id\x18\x02 \x01(\tR\n" +
@@ -1539,7 +1560,8 @@ const file_timeline_v1_timeline_service_proto_rawDesc = "" +
 	"\fdelivered_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vdeliveredAt\x127\n" +
 	"\bpayments\x18\r \x03(\v2\x1b.timeline.v1.PaymentSummaryR\bpayments\x12:\n" +
 	"\tshipments\x18\x0e \x03(\v2\x1c.timeline.v1.ShipmentSummaryR\tshipments\x12>\n" +
-	"\rlast_event_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vlastEventAt\"\x8b\x02\n" +
+	"\rlast_event_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vlastEventAt\x12\x18\n" +
+	"\askipped\x18\x10 \x01(\x03R\askipped\"\x8b\x02\n" +
 	"\x1bListCustomerTimelineRequest\x12*\n" +
 	"\vcustomer_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\n" +
 	"customerId\x12?\n" +
