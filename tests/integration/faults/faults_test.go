@@ -35,7 +35,7 @@ var (
 
 // settle bounds how long the fleet may stand still on its way to rest in the end,
 // longest how long all of the way may take.
-const settle, longest = time.Minute, 6 * time.Minute
+const settle, longest = 2 * time.Minute, 6 * time.Minute
 
 // world is a fleet with somebody in between.
 type world struct {
