@@ -78,7 +78,7 @@ type clientCommands struct {
 	Ops        opsCmd        `cmd:"" help:"What work needs attention now."`
 	Source     sourceCmd     `cmd:"" help:"For operators: whether a source works, its epoch, its events that cannot be sent."`
 	View       viewCmd       `cmd:"" help:"For operators: the read models, their contracts, what is parked."`
-	Reconcile  reconcileCmd  `cmd:"" help:"For operators: are the read models what their owners' journals make them?"`
+	Reconcile  reconcileCmd  `cmd:"" help:"For operators: are the read models what their owners say?"`
 	Trace      traceCmd      `cmd:"" help:"The spans of an order's journey, as a tree."`
 	Import     importCmd     `cmd:"" help:"Bring orders of another system in."`
 	Traffic    trafficCmd    `cmd:"" help:"Synthetic customers and carriers, until stopped."`

@@ -23,7 +23,7 @@ type reconcileCmd struct {
 }
 
 // errDiffers ends the command with a failure when a read model is not right.
-var errDiffers = errors.New("a read model is not what its owners' journals make it")
+var errDiffers = errors.New("a read model is not what its owners say")
 
 func (c *reconcileCmd) Run(a *app) error {
 	views := slices.Sorted(maps.Keys(a.Views))
@@ -31,8 +31,9 @@ func (c *reconcileCmd) Run(a *app) error {
 		views = []string{c.View}
 	}
 	var failed []error
+	named := disputes{}
 	for _, view := range views {
-		differs, err := c.one(a, view)
+		differs, err := c.one(a, view, named)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", view, err))
 		}
@@ -40,10 +41,13 @@ func (c *reconcileCmd) Run(a *app) error {
 			failed = append(failed, fmt.Errorf("%s: %w", view, errDiffers))
 		}
 	}
+	if !a.json() {
+		failed = append(failed, named.show(a, views))
+	}
 	return errors.Join(failed...)
 }
 
-func (c *reconcileCmd) one(a *app, view string) (differs bool, err error) {
+func (c *reconcileCmd) one(a *app, view string, named disputes) (differs bool, err error) {
 	client := readmodelv1.NewReconcileServiceClient(a.Views[view])
 	if c.Last {
 		ctx, cancel := a.call()
@@ -55,6 +59,7 @@ func (c *reconcileCmd) one(a *app, view string) (differs bool, err error) {
 		if a.json() {
 			return false, a.printJSON(r, false)
 		}
+		named.note(view, r.GetLast().GetReport())
 		return c.last(a, view, r)
 	}
 	ctx, cancel := a.call()
@@ -69,6 +74,7 @@ func (c *reconcileCmd) one(a *app, view string) (differs bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	named.note(view, o.GetReport())
 	if a.json() {
 		return o.GetReport().GetDiffering() > 0, a.printJSON(o, false)
 	}
@@ -110,6 +116,9 @@ func (c *reconcileCmd) show(a *app, view string, o *readmodelv1.Operation) (diff
 		"differences", count(r.GetDiffering()), "took", short(o.GetFinishedAt().AsTime().Sub(o.GetCreatedAt().AsTime()))); err != nil {
 		return false, err
 	}
+	if err := ownersTables(a, r.GetOwners()); err != nil {
+		return false, err
+	}
 	if r.GetDiffering() == 0 {
 		return false, nil
 	}
@@ -146,7 +155,10 @@ func (c *reconcileCmd) last(a *app, view string, r *readmodelv1.GetReconciliatio
 	} else if differs, err = c.show(a, view, o); err != nil {
 		return differs, err
 	}
-	if err := pairs(a.out, "all the time", reconciliationText(r.GetContinuous())); err != nil || len(r.GetDifferences()) == 0 {
+	if err := pairs(a.out, "all the time", reconciliationText(r.GetContinuous())); err != nil {
+		return differs, err
+	}
+	if err := ownersTables(a, r.GetContinuous().GetOwners()); err != nil || len(r.GetDifferences()) == 0 {
 		return differs, err
 	}
 	rows := [][]string{{"SEEN (UTC)", "ORDER", "TABLE", "KEY", "FIELD", "IS", "SHOULD BE"}}

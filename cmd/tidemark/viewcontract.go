@@ -38,6 +38,19 @@ func describeContract(a *app, p *readmodelv1.Contract) error {
 		"rebuilt", clean(p.GetRebuildStrategy())+", within "+clean(p.GetRebuildTimeBudget()), "reconciled by", list(p.GetReconciliation())); err != nil {
 		return err
 	}
+	compared := [][]string{{"OWNER OF", "COMPARED WITH ITS ANSWERS"}}
+	for _, source := range p.GetSources() {
+		fields := "not compared with the owner's answers, only with its journal"
+		for _, f := range p.GetOwnerFields() {
+			if f.GetSource() == source {
+				fields = list(f.GetFields())
+			}
+		}
+		compared = append(compared, []string{clean(source), clean(fields)})
+	}
+	if err := table(a.out, compared...); err != nil {
+		return err
+	}
 	queries := [][]string{{"QUERY", "CONSISTENCY"}}
 	for _, q := range p.GetQueries() {
 		queries = append(queries, []string{clean(q.GetName()), word(q.GetConsistency(), "CONSISTENCY_")})
@@ -96,5 +109,10 @@ func reconciliationText(r *readmodelv1.Reconciliation) string {
 	if at == nil {
 		at = r.GetStartedAt()
 	}
-	return fmt.Sprintf("%s UTC: %s, %d orders, %d differences", timeText(at), clean(r.GetResult()), r.GetOrders(), r.GetDifferences())
+	var compared, moved int64
+	for _, t := range r.GetOwners() {
+		compared, moved = compared+t.GetCompared(), moved+t.GetMoved()
+	}
+	return fmt.Sprintf("%s UTC: %s, %d orders, %d aggregates with their owners' answers (%d moved), %d differences",
+		timeText(at), clean(r.GetResult()), r.GetOrders(), compared, moved, r.GetDifferences())
 }

@@ -54,7 +54,7 @@ require (
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/tidemark-dev/tidemark/projections v0.0.0
-	github.com/tidemark-dev/tidemark/schemas v0.0.0 // indirect
+	github.com/tidemark-dev/tidemark/schemas v0.0.0
 	github.com/tidemark-dev/tidemark/services v0.0.0
 	github.com/twmb/avro v1.9.0 // indirect
 	github.com/twmb/franz-go/pkg/sr v1.8.0 // indirect
