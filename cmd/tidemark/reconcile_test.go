@@ -26,7 +26,7 @@ payment 3 1 0
 shipment 0 0 0 not compared with the owner's answers: the view does not say how
 OWNER OF FIGURE OWNER SAYS VIEW SHOWS
 payment captured 2 3 differs
-payment refunded 10.50 EUR 10.50 EUR`
+payment refunded EUR 10.50 EUR 10.50`
 	if got := strings.Join(lines, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
