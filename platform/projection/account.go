@@ -41,18 +41,6 @@ const (
 	dropSuperseded = `DELETE FROM parked WHERE partition = $1 AND (aggregate_type = $2 OR topic = $3) AND epoch < $4`
 )
 
-// counts reports whether the fact was applied or adopted now.
-func (g given) counts() bool { return g.verdict == Apply || g.verdict == Adopt }
-
-// waits reports whether the fact was set aside.
-func (g given) waits() bool {
-	return !g.counts() && g.verdict != Duplicate && g.verdict != Superseded && g.verdict != ""
-}
-
-// mayBeCounted reports whether the fact may be one that was set aside before,
-// and was counted then.
-func (g given) mayBeCounted() bool { return g.waits() || g.stood && g.counts() }
-
 // knownParked returns which of the facts wait already. Nearly always there is
 // nothing to ask, and no round trip.
 func knownParked(items []item, partition int32, send func(*pgx.Batch) error) (map[string]bool, error) {
@@ -197,18 +185,6 @@ func (b *batchRun[S]) overrun(over surplus, source string, now time.Time) surplu
 		over.passed = now
 	}
 	return over
-}
-
-// supersede forgets what waited of the epochs before one that is opened at an
-// offset of the topic.
-func (d *delta) supersede(source, topic, epoch string, offset int64) {
-	kept := d.parked[:0]
-	for _, f := range d.parked {
-		if f.token.Epoch >= epoch || f.token.Type != source && f.ref.Topic != topic || f.ref.Offset > offset {
-			kept = append(kept, f)
-		}
-	}
-	d.parked = kept
 }
 
 // report tells what control records showed.

@@ -201,7 +201,7 @@ func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *delta)
 			batch.Queue(dropSuperseded, b.pt.number, f.source, b.p.topics[f.source], f.opened)
 		}
 	}
-	d.queue(batch, b.p.sql, b.pt.number, b.p.own.version)
+	queueDelta(batch, d, b.p.sql, b.pt.number, b.p.own.version)
 	queueMarks(batch, b.marks, b.pt.number)
 	batch.Queue(movePosition, b.pt.number, text, sealed)
 	if err := tx.Commit(ctx, batch); err != nil {

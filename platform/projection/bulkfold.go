@@ -332,7 +332,7 @@ func (b *bulkPass[S]) finish(ctx context.Context, tx pgx.Tx, records int64) erro
 		return err
 	}
 	batch := &pgx.Batch{}
-	b.delta.queue(batch, b.p.sql, b.part.number, b.p.own.version)
+	queueDelta(batch, b.delta, b.p.sql, b.part.number, b.p.own.version)
 	if last {
 		queueMarks(batch, b.marks, b.part.number)
 	}

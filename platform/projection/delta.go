@@ -127,12 +127,14 @@ func (t *tableDelta) add(key string, r row, sign int64) {
 	}
 }
 
-// empty reports whether all amounts of a sum row are zero.
-func (t *tableSpec) empty(r row) bool {
-	for i, col := range t.columns {
-		if col.sum && r[i] != int64(0) {
-			return false
+// supersede forgets what waited of the epochs before one that is opened at an
+// offset of the topic.
+func (d *delta) supersede(source, topic, epoch string, offset int64) {
+	kept := d.parked[:0]
+	for _, f := range d.parked {
+		if f.token.Epoch >= epoch || f.token.Type != source && f.ref.Topic != topic || f.ref.Offset > offset {
+			kept = append(kept, f)
 		}
 	}
-	return true
+	d.parked = kept
 }

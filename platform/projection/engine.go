@@ -25,6 +25,18 @@ type given struct {
 	stood   bool // its aggregate was parked before
 }
 
+// counts reports whether the fact was applied or adopted now.
+func (g given) counts() bool { return g.verdict == Apply || g.verdict == Adopt }
+
+// waits reports whether the fact was set aside.
+func (g given) waits() bool {
+	return !g.counts() && g.verdict != Duplicate && g.verdict != Superseded && g.verdict != ""
+}
+
+// mayBeCounted reports whether the fact may be one that was set aside before,
+// and was counted then.
+func (g given) mayBeCounted() bool { return g.waits() || g.stood && g.counts() }
+
 // Ref says where a fact can be read again: a place in a topic, or its owner's
 // journal when Topic is empty.
 type Ref struct {
@@ -41,6 +53,15 @@ type parkedFact struct {
 	order   string
 	verdict Verdict
 	reason  string
+}
+
+// reference identifies a parked fact: by what it is, or, if that cannot be
+// read, by where it is.
+func (p parkedFact) reference(partition int32) string {
+	if p.token.EventID == "" {
+		return fmt.Sprintf("%s/%d/%d", p.ref.TopicID, partition, p.ref.Offset)
+	}
+	return fmt.Sprintf("%s/%s/%d/%s/%s", p.token.Aggregate, p.token.Epoch, p.token.Version, p.token.EventID, p.order)
 }
 
 // quarantine is an aggregate that was parked, or parked for another reason.
@@ -125,6 +146,14 @@ func (e *tooLarge) Error() string {
 	return fmt.Sprintf("state of %d bytes is over the limit of %d", e.bytes, MaxState)
 }
 
+// check refuses a state that is too large.
+func (e encoded) check() error {
+	if size := len(e.state); size > MaxState {
+		return &tooLarge{size}
+	}
+	return nil
+}
+
 // try runs facts and derives what follows. A panic of the view, or a state
 // that is too large, is an error, and leaves the order half changed.
 func (e *engine[S]) try(o *order[S], facts []input) (out *outcome, err error) {
@@ -146,8 +175,8 @@ func (e *engine[S]) try(o *order[S], facts []input) (out *outcome, err error) {
 	if out.encoded, err = o.encode(); err != nil {
 		return nil, err
 	}
-	if size := len(out.encoded.state); size > MaxState {
-		return nil, &tooLarge{size}
+	if err := out.encoded.check(); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

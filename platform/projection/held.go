@@ -67,7 +67,7 @@ func (h *held[S]) write(ctx context.Context) error {
 		return err
 	}
 	batch := h.before
-	h.delta.queue(batch, h.p.sql, h.number, h.p.own.version)
+	queueDelta(batch, h.delta, h.p.sql, h.number, h.p.own.version)
 	batch.QueuedQueries = append(batch.QueuedQueries, h.batch.QueuedQueries...)
 	for id, n := range h.skipped {
 		batch.Queue(keepSkipped, h.number, id, n)

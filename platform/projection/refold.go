@@ -138,7 +138,9 @@ func (h *held[S]) refold(ctx context.Context, id string, seen map[string]*applie
 			done = append(done, w.reference)
 		} else if record.Parked == "" { // the journal was read before this came
 			record.Parked = Gap
-			out.quarantined = append(out.quarantined, quarantine{w.aggregate, id, Gap, "it came while the order was refolded"})
+			out.quarantined = append(out.quarantined, quarantine{
+				aggregate: w.aggregate, order: id, verdict: Gap, reason: "it came while the order was refolded",
+			})
 			out.touched[w.aggregate.String()] = w.aggregate
 		}
 	}
@@ -168,8 +170,8 @@ func (h *held[S]) replace(old, fresh *order[S], out *outcome, facts []event.Fact
 				epochs, versions, ids = append(epochs, f.Epoch), append(versions, f.Version), append(ids, f.ID)
 			}
 		}
-		for _, l := range h.p.view.Logs {
-			h.before.Queue(fmt.Sprintf(trimEntries, l.spec.name), a.Type, a.ID, epochs, versions, ids)
+		for _, log := range h.p.view.specs()[len(h.p.view.Tables):] {
+			h.before.Queue(fmt.Sprintf(trimEntries, log.name), a.Type, a.ID, epochs, versions, ids)
 		}
 		if fresh.applied[key] == nil {
 			h.batch.Queue(dropMember, a.Type, a.ID, old.id)
@@ -183,8 +185,8 @@ func (h *held[S]) store(fresh *order[S], out *outcome) (err error) {
 	if out.encoded, err = fresh.encode(); err != nil {
 		return err
 	}
-	if size := len(out.encoded.state); size > MaxState {
-		return &tooLarge{size}
+	if err := out.encoded.check(); err != nil {
+		return err
 	}
 	h.delta.merge(fresh.id, out, fresh.applied)
 	if len(fresh.applied) == 0 {

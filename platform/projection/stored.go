@@ -3,8 +3,6 @@ package projection
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +15,7 @@ import (
 func (p *Projection[S]) All(ctx context.Context) (map[string][]map[string]any, error) {
 	all := map[string][]map[string]any{}
 	for _, spec := range p.view.specs() {
-		rows, err := p.pool.Query(ctx, spec.selectAll())
+		rows, err := p.pool.Query(ctx, selectAll(spec))
 		if err != nil {
 			return nil, fmt.Errorf("read table %s: %w", spec.name, err)
 		}
@@ -47,7 +45,7 @@ func (p *Projection[S]) All(ctx context.Context) (map[string][]map[string]any, e
 }
 
 // selectAll reads the table in the types that rows have.
-func (t *tableSpec) selectAll() string {
+func selectAll(t *tableSpec) string {
 	var wanted, keys []string
 	for _, col := range t.shown() {
 		name := pgx.Identifier{col.name}.Sanitize()
@@ -69,30 +67,4 @@ func (t *tableSpec) selectAll() string {
 		sql += " GROUP BY " + strings.Join(keys, ", ")
 	}
 	return sql
-}
-
-// shown are the columns that rows are shown and compared with.
-func (t *tableSpec) shown() []column {
-	if t.kind == kindSums {
-		return t.columns // whose partition a sum is in does not matter
-	}
-	return t.all
-}
-
-// named returns rows as column → value, in the order of their keys. Sums that
-// are zero are left out.
-func (t *tableSpec) named(stored map[string]row) []map[string]any {
-	columns := t.shown()
-	var rows []map[string]any
-	for _, key := range slices.Sorted(maps.Keys(stored)) {
-		if t.kind == kindSums && t.empty(stored[key]) {
-			continue
-		}
-		named := map[string]any{}
-		for c, value := range stored[key] {
-			named[columns[c].name] = value
-		}
-		rows = append(rows, named)
-	}
-	return rows
 }

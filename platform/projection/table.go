@@ -2,7 +2,9 @@ package projection
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -301,4 +303,40 @@ func (t *tableSpec) addTo(total, r row, sign int64) {
 			total[i] = total[i].(int64) + sign*r[i].(int64)
 		}
 	}
+}
+
+// shown are the columns that rows are shown and compared with.
+func (t *tableSpec) shown() []column {
+	if t.kind == kindSums {
+		return t.columns // whose partition a sum is in does not matter
+	}
+	return t.all
+}
+
+// named returns rows as column → value, in the order of their keys. Sums that
+// are zero are left out.
+func (t *tableSpec) named(stored map[string]row) []map[string]any {
+	columns := t.shown()
+	var rows []map[string]any
+	for _, key := range slices.Sorted(maps.Keys(stored)) {
+		if t.kind == kindSums && t.empty(stored[key]) {
+			continue
+		}
+		named := map[string]any{}
+		for c, value := range stored[key] {
+			named[columns[c].name] = value
+		}
+		rows = append(rows, named)
+	}
+	return rows
+}
+
+// empty reports whether all amounts of a sum row are zero.
+func (t *tableSpec) empty(r row) bool {
+	for i, col := range t.columns {
+		if col.sum && r[i] != int64(0) {
+			return false
+		}
+	}
+	return true
 }

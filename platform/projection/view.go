@@ -1,14 +1,3 @@
-// Package projection keeps read models. A view remembers one state per order
-// and derives everything else from it; the kernel keeps the states, their
-// versions and the positions, writes only differences, sets aside what cannot
-// be applied without losing order, and says how fresh every answer is.
-//
-// A fact takes this way:
-//
-//	Kafka ─ consumer ─ decode ─ verdict ─┬─ Apply ───────── Fold ─ Rows, Sums, Log ─┐
-//	                                     ├─ Duplicate ─────────────────────────────┤
-//	                                     └─ Gap, Poison, … ─ parked by reference ──┤
-//	                                                        one transaction with the position
 package projection
 
 import (

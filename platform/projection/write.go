@@ -54,8 +54,8 @@ func statementsOf(t *tableSpec) statements {
 	}
 }
 
-// queue adds the statements that write the difference of one table.
-func (t *tableDelta) queue(b *pgx.Batch, sql statements, partition int32) {
+// queueTable adds the statements that write the difference of one table.
+func queueTable(b *pgx.Batch, t *tableDelta, sql statements, partition int32) {
 	if len(t.deletes) > 0 {
 		var keys []column
 		for _, col := range t.spec.columns {
@@ -150,8 +150,8 @@ const (
 	movePosition = `UPDATE position SET revision = revision + 1, offsets = $2, books = $3, updated_at = now() WHERE partition = $1`
 )
 
-// queue adds everything a delta changes but the position.
-func (d *delta) queue(b *pgx.Batch, sql []statements, partition int32, codeVersion int) {
+// queueDelta adds everything a delta changes but the position.
+func queueDelta(b *pgx.Batch, d *delta, sql []statements, partition int32, codeVersion int) {
 	if n := len(d.states); n > 0 {
 		orders, states, applied := make([]string, n), make([]string, n), make([]string, n)
 		for i, s := range d.states {
@@ -167,10 +167,10 @@ func (d *delta) queue(b *pgx.Batch, sql []statements, partition int32, codeVersi
 		b.Queue(insertMembers, types, ids, orders)
 	}
 	for i := range d.tables {
-		d.tables[i].queue(b, sql[i], partition)
+		queueTable(b, &d.tables[i], sql[i], partition)
 	}
 	if len(d.parked) > 0 {
-		d.queueParked(b, partition, codeVersion)
+		queueParked(b, d.parked, partition, codeVersion)
 	}
 	if n := len(d.quarantined); n > 0 {
 		columns := make([][]string, 5)
@@ -183,10 +183,10 @@ func (d *delta) queue(b *pgx.Batch, sql []statements, partition int32, codeVersi
 	}
 }
 
-func (d *delta) queueParked(b *pgx.Batch, partition int32, codeVersion int) {
+func queueParked(b *pgx.Batch, parked []parkedFact, partition int32, codeVersion int) {
 	var offsets, versions []int64
 	columns := make([][]string, 10)
-	for _, p := range d.parked {
+	for _, p := range parked {
 		offsets, versions = append(offsets, p.ref.Offset), append(versions, p.token.Version)
 		for i, v := range []string{
 			p.reference(partition), p.ref.Topic, p.ref.TopicID, p.order, p.token.Type, p.token.ID, p.token.Epoch, p.token.EventID,
@@ -197,13 +197,4 @@ func (d *delta) queueParked(b *pgx.Batch, partition int32, codeVersion int) {
 	}
 	b.Queue(insertParked, partition, codeVersion, columns[0], columns[1], columns[2], offsets, columns[3], columns[4], columns[5],
 		columns[6], versions, columns[7], columns[8], columns[9])
-}
-
-// reference identifies a parked fact: by what it is, or, if that cannot be
-// read, by where it is.
-func (p parkedFact) reference(partition int32) string {
-	if p.token.EventID == "" {
-		return fmt.Sprintf("%s/%d/%d", p.ref.TopicID, partition, p.ref.Offset)
-	}
-	return fmt.Sprintf("%s/%s/%d/%s/%s", p.token.Aggregate, p.token.Epoch, p.token.Version, p.token.EventID, p.order)
 }
