@@ -223,7 +223,7 @@ func (p *Projection[S]) openSibling(ctx context.Context, g generation) (*Project
 		return nil, err
 	}
 	s := newProjection(p.cfg, p.view)
-	s.own, s.waiters, s.clock, s.bounds, s.pager, s.contract = g, p.waiters, p.clock, p.bounds, p.pager, p.contract
+	s.own, s.waiters, s.clock, s.bounds, s.pager, s.contract, s.truths = g, p.waiters, p.clock, p.bounds, p.pager, p.contract, p.truths
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}

@@ -238,6 +238,11 @@ type tweak func(*projection.Config, *projection.View[tally])
 
 func open(t *testing.T, url string, tweaks ...tweak) *subject {
 	t.Helper()
+	return openWith(t, url, nil, tweaks...)
+}
+
+func openWith(t *testing.T, url string, truths []projection.Truth[tally], tweaks ...tweak) *subject {
+	t.Helper()
 	cfg := projection.Config{
 		Postgres:  postgres.Config{URL: url, MaxConns: 4},
 		Kafka:     kafka.Config{Brokers: noBroker, Partitions: 1},
@@ -254,7 +259,7 @@ func open(t *testing.T, url string, tweaks ...tweak) *subject {
 	if cfg.Kafka.Brokers == noBroker {
 		cfg.Bounds = func(context.Context) (bounds, error) { return *logs.Load(), nil }
 	}
-	p, err := projection.Open(t.Context(), cfg, view)
+	p, err := projection.Open(t.Context(), cfg, view, truths...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,6 +98,7 @@ type Config struct {
 type Projection[S any] struct {
 	cfg       Config
 	view      View[S]
+	truths    []Truth[S]
 	contract  *contract.Contract // nil if there is none
 	pager     *rpc.Pager
 	engine    engine[S]
@@ -150,12 +151,17 @@ type Projection[S any] struct {
 }
 
 // Open finds or makes the view's generation and is then ready to answer reads;
-// Run makes it move. Close it after Run has ended.
-func Open[S any](ctx context.Context, cfg Config, view View[S]) (*Projection[S], error) {
+// Run makes it move. Close it after Run has ended. Truths say how it is compared
+// with what the owners answer.
+func Open[S any](ctx context.Context, cfg Config, view View[S], truths ...Truth[S]) (*Projection[S], error) {
 	if err := view.Check(); err != nil {
 		return nil, err
 	}
+	if err := checkTruths(view.Sources, truths); err != nil {
+		return nil, fmt.Errorf("view %s: %w", view.Name, err)
+	}
 	p := newProjection(cfg, view)
+	p.truths = truths
 	var err error
 	p.family = &family[S]{members: map[string]*member[S]{}, again: make(chan struct{}, 1), tasks: make(chan struct{}, 1)}
 	if cfg.Contract != "" {

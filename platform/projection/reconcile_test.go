@@ -39,7 +39,8 @@ func newDeskOf(t *testing.T, tweaks []tweak, facts ...event.Fact) *desk {
 	at := newSite(t)
 	at.send(facts...)
 	owner := &answering{journal: at.journal, says: map[string]func(*projection.Answer){}}
-	s := at.process(append([]tweak{owner.truth}, tweaks...)...)
+	at.truths = owner.truths()
+	s := at.process(append([]tweak{owner.connected}, tweaks...)...)
 	s.look()
 	at.read(s.Projection)
 	s.endsAre(0, at.log.offsets)

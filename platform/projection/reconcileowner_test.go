@@ -33,10 +33,14 @@ type answering struct {
 	hook  func(id string) // before it answers; may be nil
 }
 
-// truth has the view compared with this owner.
-func (o *answering) truth(c *projection.Config, v *projection.View[tally]) {
+// connected has the view know this owner.
+func (o *answering) connected(c *projection.Config, _ *projection.View[tally]) {
 	c.Owners = map[string]grpc.ClientConnInterface{"order": struct{ grpc.ClientConnInterface }{}}
-	v.Truths = []projection.Truth[tally]{{
+}
+
+// truths say how the view is compared with this owner.
+func (o *answering) truths() []projection.Truth[tally] {
+	return []projection.Truth[tally]{{
 		Source: "order",
 		Ask: func(_ context.Context, _ grpc.ClientConnInterface, id string) (projection.Answer, error) {
 			return o.answer(id)
@@ -167,7 +171,7 @@ func TestAFoldThatMisreadsIsFoundByTheOwnersAlone(t *testing.T) {
 	if r, err := d.GetReconciliation(t.Context(), &readmodelv1.GetReconciliationRequest{}); err != nil || r.GetContinuous().GetResult() != "DIFFERENCES" {
 		t.Errorf("all the time: %v, %v", r, err)
 	}
-	blind := newDeskOf(t, []tweak{misread, func(_ *projection.Config, v *projection.View[tally]) { v.Truths = nil }}, facts...)
+	blind := newDeskOf(t, []tweak{misread, func(c *projection.Config, _ *projection.View[tally]) { c.Owners = nil }}, facts...)
 	o, found := blind.reconcile("")
 	if len(found) != 0 || !strings.HasPrefix(o.GetReport().GetOwners()[0].GetNotCompared(), "not compared with the owner's answers") {
 		t.Errorf("without the owners: %v, %v", found, o.GetReport())
@@ -300,9 +304,7 @@ func TestAViewWhoseTruthsAreWrongDoesNotOpen(t *testing.T) {
 		{"twice", `two truths about "order"`, []projection.Truth[tally]{{Source: "order", Ask: ask, Shown: shown}, {Source: "order", Ask: ask, Shown: shown}}},
 		{"half", "without Ask or Shown", []projection.Truth[tally]{{Source: "order", Ask: ask}}},
 	} {
-		view := tallyView()
-		view.Truths = tt.truths
-		if err := view.Check(); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := projection.Open(t.Context(), projection.Config{}, tallyView(), tt.truths...); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}

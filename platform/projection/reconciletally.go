@@ -121,12 +121,12 @@ func (all tallies) proto() (out []*readmodelv1.OwnerTally) {
 // truthOf returns how a source is compared with its owner's answers, or why it
 // is not.
 func (p *Projection[S]) truthOf(source string) (*Truth[S], string) {
-	at := slices.IndexFunc(p.view.Truths, func(t Truth[S]) bool { return t.Source == source })
+	at := slices.IndexFunc(p.truths, func(t Truth[S]) bool { return t.Source == source })
 	switch {
 	case at < 0:
 		return nil, "not compared with the owner's answers: the view does not say how"
 	case p.cfg.Owners[source] == nil:
 		return nil, fmt.Sprintf("not compared with the owner's answers: there is no connection to the owner of %s", source)
 	}
-	return &p.view.Truths[at], ""
+	return &p.truths[at], ""
 }

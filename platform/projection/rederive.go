@@ -235,7 +235,7 @@ func (b *bulk[S]) derivePart(ctx context.Context, tx pgx.Tx, part bulkPart) (did
 		return nil, err
 	}
 	batch := &pgx.Batch{}
-	pass.delta.queue(batch, b.p.sql, part.number, b.p.own.version)
+	queueDelta(batch, pass.delta, b.p.sql, part.number, b.p.own.version)
 	batch.Queue(fmt.Sprintf(derivedSkips, base), part.number)
 	batch.Queue(derivedPart, part.number, logsText, ids, text, orders)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {

@@ -28,6 +28,7 @@ type site struct {
 	journal *ownerJournal
 	order   *sender
 	records []consumer.Record
+	truths  []projection.Truth[tally] // of its processes
 }
 
 func newSite(t *testing.T) *site {
@@ -45,7 +46,7 @@ func (s *site) send(facts ...event.Fact) {
 // the topics for it.
 func (s *site) process(tweaks ...tweak) *subject {
 	s.t.Helper()
-	p := open(s.t, s.url, append([]tweak{withJournal(s.journal)}, tweaks...)...)
+	p := openWith(s.t, s.url, s.truths, append([]tweak{withJournal(s.journal)}, tweaks...)...)
 	p.Hasten()
 	p.endsAre(0, s.log.offsets)
 	return p

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -16,9 +17,10 @@ import (
 // Truth says what a view remembers of the aggregates of one source in words that
 // their owner's answers can be put into as well. Reconciling compares the two
 // where both stand at the same event: it is what finds a Fold that misreads a
-// fact, and an owner whose state is not what its own journal says. A view
-// declares one for each source that it wants compared so; the kernel knows no
-// owner and no field.
+// fact, and an owner whose state is not what its own journal says. A read model
+// has one for each source that it wants compared so; a source without one is
+// compared with its journal only. The kernel knows no owner and no field. Truths
+// are no part of what follows from facts: a change to them needs no new version.
 type Truth[S any] struct {
 	// Source is the context that owns the aggregates.
 	Source string
@@ -105,11 +107,12 @@ func (s Said) Names() []string {
 }
 
 // checkTruths refuses what no source of the view can be compared by.
-func (v View[S]) checkTruths() (errs []error) {
+func checkTruths[S any](sources []string, truths []Truth[S]) error {
+	var errs []error
 	seen := map[string]bool{}
-	for _, t := range v.Truths {
+	for _, t := range truths {
 		switch {
-		case !slices.Contains(v.Sources, t.Source):
+		case !slices.Contains(sources, t.Source):
 			errs = append(errs, fmt.Errorf("truth about %q, which is no source of the view", t.Source))
 		case seen[t.Source]:
 			errs = append(errs, fmt.Errorf("two truths about %q", t.Source))
@@ -118,5 +121,5 @@ func (v View[S]) checkTruths() (errs []error) {
 		}
 		seen[t.Source] = true
 	}
-	return errs
+	return errors.Join(errs...)
 }

@@ -52,10 +52,6 @@ type View[S any] struct {
 	Tables []Table[S]
 	// Logs are append-only entries that need nothing but their own fact.
 	Logs []LogTable
-	// Truths say how what the view remembers is compared with what the owners
-	// answer. A source without one is compared with its journal only. They are no
-	// part of what follows from facts: a change to them needs no new version.
-	Truths []Truth[S]
 	// Expected are the fields that this version shows differently from the one
 	// before on purpose. A swap refuses all other differences.
 	Expected []Expected
@@ -98,7 +94,6 @@ func (v View[S]) Check() error {
 			errs = append(errs, fmt.Errorf("table %s: %w", spec.name, spec.err))
 		}
 	}
-	errs = append(errs, v.checkTruths()...)
 	for _, e := range v.Expected {
 		if !seen[e.Table] {
 			errs = append(errs, fmt.Errorf("expected difference in table %q, which the view does not have", e.Table))

@@ -48,8 +48,9 @@ type Parts[S any] struct {
 
 // Run keeps the view and answers queries until the context ends. contract is the
 // projection's readmodel.yaml. register adds the projection's queries to the
-// server, beside what every read model serves.
-func Run[S any](ctx context.Context, cfg Config, view projection.View[S], contract string, register func(Parts[S])) error {
+// server, beside what every read model serves. Truths say how the view is compared
+// with what the owners answer.
+func Run[S any](ctx context.Context, cfg Config, view projection.View[S], contract string, register func(Parts[S]), truths ...projection.Truth[S]) error {
 	log := lifecycle.Logger(ctx).With("service", view.Name)
 	cfg.Telemetry.ServiceName = "tidemark-" + view.Name
 	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {
@@ -70,7 +71,7 @@ func Run[S any](ctx context.Context, cfg Config, view projection.View[S], contra
 			Postgres: cfg.Postgres, Kafka: cfg.Kafka, InstanceID: cfg.InstanceID, ClockSkew: cfg.ClockSkew, Codec: codec,
 			Journal: owners.Journal(codec), Owners: owners.Answers(),
 			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
-		}, view)
+		}, view, truths...)
 		if err != nil {
 			return errors.Join(err, owners.Close())
 		}

@@ -39,7 +39,7 @@ func TestContractStatesThePolicy(t *testing.T) {
 		"captured_but_cancelled": row(keptRule, hours(keptRule.after)),
 		"allowances":             allowed,
 	}
-	got := conformance.Contract(t, View(), operationsv1.OperationsService_ServiceDesc, history.NewStory("o-1").All()...)
+	got := conformance.Contract(t, View(), Truths(), operationsv1.OperationsService_ServiceDesc, history.NewStory("o-1").All()...)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("policy (-code +readmodel.yaml):\n%s", diff)
 	}

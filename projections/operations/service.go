@@ -28,5 +28,5 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	return readmodel.Run(ctx, cfg.Config, View(), contract, func(p readmodel.Parts[State]) {
 		operationsv1.RegisterOperationsServiceServer(p.Server, &server{copy: p.Copy, pager: p.Pager, now: now})
-	})
+	}, Truths()...)
 }

@@ -19,10 +19,10 @@ import (
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
-// truths say which of what operations remembers its owners answer as well. It is
+// Truths say which of what operations remembers its owners answer as well. It is
 // the one file that knows the owners' contracts, and nothing but reconciling
 // calls it.
-func truths() []projection.Truth[State] {
+func Truths() []projection.Truth[State] {
 	return []projection.Truth[State]{
 		{Source: "order", Ask: askOrder, Shown: shownOrder},
 		{Source: "payment", Ask: askPayment, Shown: shownPayment},

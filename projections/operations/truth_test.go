@@ -39,16 +39,16 @@ func (a answers) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.Cal
 // words, and returns the names of those that differ.
 func differs(t *testing.T, answer proto.Message, a history.Aggregate) string {
 	t.Helper()
-	view, s := operations.View(), &operations.State{}
+	view, truths, s := operations.View(), operations.Truths(), &operations.State{}
 	for _, f := range a.Facts {
 		view.Fold(s, f)
 	}
-	i := slices.IndexFunc(view.Truths, func(truth projection.Truth[operations.State]) bool { return truth.Source == a.Type })
-	owner, err := view.Truths[i].Ask(t.Context(), answers{Message: answer}, a.ID)
+	i := slices.IndexFunc(truths, func(truth projection.Truth[operations.State]) bool { return truth.Source == a.Type })
+	owner, err := truths[i].Ask(t.Context(), answers{Message: answer}, a.ID)
 	if err != nil || owner.At.EventID != "e" {
 		t.Errorf("it stands at %v, %v", owner.At, err)
 	}
-	shown := view.Truths[i].Shown(a.Order, s, a.ID)
+	shown := truths[i].Shown(a.Order, s, a.ID)
 	if diff := cmp.Diff(owner.Said.Names(), shown.Names()); diff != "" {
 		t.Errorf("names (-owner +view):\n%s", diff)
 	}

@@ -86,7 +86,6 @@ func View() projection.View[State] {
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
 		Fold:    fold,
-		Truths:  truths(),
 		Tables: []projection.Table[State]{
 			projection.Rows("work_items", workItems),
 			projection.Rows("open_orders", openOrders),

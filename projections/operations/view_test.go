@@ -12,7 +12,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	conformance.Run(t, conformance.Suite[operations.State]{
-		View: operations.View(), History: history.Draw, Sample: append(history.NewStory("o-1").All(), history.Bare("o-2")...),
+		View: operations.View(), Truths: operations.Truths(), History: history.Draw, Sample: append(history.NewStory("o-1").All(), history.Bare("o-2")...),
 		Service: operationsv1.OperationsService_ServiceDesc,
 	})
 }

@@ -21,5 +21,5 @@ type Config struct {
 func Run(ctx context.Context, cfg Config) error {
 	return readmodel.Run(ctx, cfg.Config, View(), contract, func(p readmodel.Parts[State]) {
 		timelinev1.RegisterTimelineServiceServer(p.Server, &server{copy: p.Copy, pager: p.Pager})
-	})
+	}, Truths()...)
 }

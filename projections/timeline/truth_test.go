@@ -41,17 +41,17 @@ func (a answers) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.Cal
 // words, and returns those that differ.
 func sides(t *testing.T, answer proto.Message, given []event.Fact) []string {
 	t.Helper()
-	view, s := timeline.View(), &timeline.State{}
+	view, truths, s := timeline.View(), timeline.Truths(), &timeline.State{}
 	for _, f := range given {
 		view.Fold(s, f)
 	}
 	at := given[0]
-	i := slices.IndexFunc(view.Truths, func(truth projection.Truth[timeline.State]) bool { return truth.Source == at.Source })
-	owner, err := view.Truths[i].Ask(t.Context(), answers{Message: answer}, at.Aggregate.ID)
+	i := slices.IndexFunc(truths, func(truth projection.Truth[timeline.State]) bool { return truth.Source == at.Source })
+	owner, err := truths[i].Ask(t.Context(), answers{Message: answer}, at.Aggregate.ID)
 	if err != nil || owner.At.EventID != "e" || owner.At.Version != 7 {
 		t.Errorf("it stands at %v, %v", owner.At, err)
 	}
-	shown := view.Truths[i].Shown(at.Key, s, at.Aggregate.ID)
+	shown := truths[i].Shown(at.Key, s, at.Aggregate.ID)
 	if diff := cmp.Diff(owner.Said.Names(), shown.Names()); diff != "" {
 		t.Errorf("names (-owner +view):\n%s", diff)
 	}

@@ -87,7 +87,6 @@ func View() projection.View[State] {
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
 		Fold:    fold,
-		Truths:  truths(),
 		Tables: []projection.Table[State]{
 			projection.Rows("orders", orderRows),
 			projection.Sums("customers", customerSums),

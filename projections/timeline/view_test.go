@@ -19,7 +19,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	conformance.Run(t, conformance.Suite[timeline.State]{
-		View: timeline.View(), History: history.Draw, Sample: append(history.NewStory("o-1").All(), history.Bare("o-2")...),
+		View: timeline.View(), Truths: timeline.Truths(), History: history.Draw, Sample: append(history.NewStory("o-1").All(), history.Bare("o-2")...),
 		Service: timelinev1.TimelineService_ServiceDesc,
 	})
 }

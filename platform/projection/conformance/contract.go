@@ -24,7 +24,7 @@ import (
 // The sample is facts that carry personal data, in structs named Contact and
 // Address: wherever a table or a log keeps some of that, the contract must say
 // so, and nowhere else.
-func Contract[S any](t *testing.T, view projection.View[S], service grpc.ServiceDesc, sample ...event.Fact) map[string]any {
+func Contract[S any](t *testing.T, view projection.View[S], truths []projection.Truth[S], service grpc.ServiceDesc, sample ...event.Fact) map[string]any {
 	t.Helper()
 	text, err := os.ReadFile("readmodel.yaml")
 	if err != nil {
@@ -37,7 +37,7 @@ func Contract[S any](t *testing.T, view projection.View[S], service grpc.Service
 	if err := c.Match(view.Name, view.Version, view.Sources); err != nil {
 		t.Error(err)
 	}
-	for _, problem := range slices.Concat(queries(c, service), personal(t, c, view, sample), owners(c, view, sample)) {
+	for _, problem := range slices.Concat(queries(c, service), personal(t, c, view, sample), owners(c, view, truths, sample)) {
 		t.Error(problem)
 	}
 	return c.Policy
@@ -104,9 +104,9 @@ func personal[S any](t *testing.T, c *contract.Contract, view projection.View[S]
 }
 
 // owners compares the fields that a contract says are compared with what the
-// owners answer with those that the view's truths name, and looks for personal
+// owners answer with those that the truths name, and looks for personal
 // data in one that does not say that it holds some.
-func owners[S any](c *contract.Contract, view projection.View[S], sample []event.Fact) (problems []string) {
+func owners[S any](c *contract.Contract, view projection.View[S], truths []projection.Truth[S], sample []event.Fact) (problems []string) {
 	named := map[string]map[string]bool{}
 	orders := map[string]*S{}
 	for _, f := range sample {
@@ -115,7 +115,7 @@ func owners[S any](c *contract.Contract, view projection.View[S], sample []event
 		}
 		view.Fold(orders[f.Key], f)
 	}
-	for _, truth := range view.Truths {
+	for _, truth := range truths {
 		named[truth.Source] = map[string]bool{}
 		for _, f := range sample {
 			if f.Source != truth.Source {
@@ -134,7 +134,7 @@ func owners[S any](c *contract.Contract, view projection.View[S], sample []event
 	}
 	for source := range c.OwnerFields {
 		if named[source] == nil {
-			problems = append(problems, fmt.Sprintf("readmodel.yaml says that %s is compared with the owner's answers, and no truth of the view is about it", source))
+			problems = append(problems, fmt.Sprintf("readmodel.yaml says that %s is compared with the owner's answers, and no truth is about it", source))
 		}
 	}
 	slices.Sort(problems)

@@ -92,14 +92,13 @@ func TestWhatIsComparedWithOwnersIsWhatTheContractSays(t *testing.T) {
 		{"none", nil, nil, ""},
 		{"not declared", nil, truth(true), "says that [] of order are compared with the owner's answers, the code compares [name state tip]"},
 		{"one too many", map[string][]string{"order": {"tip", "state", "name", "table"}}, truth(true), "[name state table tip] of order"},
-		{"no truth", map[string][]string{"order": {"state"}}, nil, "no truth of the view is about it"},
+		{"no truth", map[string][]string{"order": {"state"}}, nil, "no truth is about it"},
 		{"personal", map[string][]string{"order": {"tip", "state", "name"}}, truth(false), "shows personal data in name"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			view := guestView(func(string) string { return "" })
-			view.Truths = tt.truths
-			got := strings.Join(owners(&contract.Contract{OwnerFields: tt.fields}, view, []event.Fact{sample}), "\n")
+			got := strings.Join(owners(&contract.Contract{OwnerFields: tt.fields}, view, tt.truths, []event.Fact{sample}), "\n")
 			if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}

@@ -23,6 +23,8 @@ import (
 // Suite is a view and what the kit needs to try it.
 type Suite[S any] struct {
 	View projection.View[S]
+	// Truths say how it is compared with what the owners answer; nil if it is not.
+	Truths []projection.Truth[S]
 	// History draws what may happen: one slice of facts per aggregate, in
 	// version order. Nothing in it may park. Facts are generated types of
 	// package facts, which the kit writes with every version of their schemas.
@@ -91,7 +93,7 @@ func Run[S any](t *testing.T, s Suite[S]) {
 			}
 		})
 	}
-	t.Run("contract", func(t *testing.T) { Contract(t, s.View, s.Service, s.Sample...) })
+	t.Run("contract", func(t *testing.T) { Contract(t, s.View, s.Truths, s.Service, s.Sample...) })
 	t.Run("golden", func(t *testing.T) { Golden(t, s.View, s.Sample) })
 }
 
