@@ -46,13 +46,23 @@ const bulkTries = 100
 // returns at once if the generation has something, or if there is little to copy,
 // and otherwise when all is copied, by this process and others, or given up.
 // Whatever goes wrong is tried again until the context ends. Run calls it.
+//
+// Any other error than the context's says that this code is at fault. What was
+// copied is given up then, and the ordinary way builds the generation.
 func (p *Projection[S]) Bulk(ctx context.Context) error {
 	b := &bulk[S]{p: p, odd: map[int32]map[string]bool{}, at: map[int32]*atomic.Int64{}}
 	const leastPause = 50 * time.Millisecond
 	pause := leastPause
-	for failed := 0; ; {
+	for failed, idle := 0, 0; ; {
 		done := b.done.Load()
 		over, err := b.once(ctx)
+		if err == nil && !over && b.done.Load() == done {
+			if idle++; idle > bulkIdle {
+				err = brokenf("something is left to do and nobody does it")
+			}
+		} else {
+			idle = 0
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -65,11 +75,18 @@ func (p *Projection[S]) Bulk(ctx context.Context) error {
 		if failed++; b.done.Load() > done {
 			failed = 1
 		}
+		if err = asFault(err); errors.Is(err, errBroken) {
+			fault := fmt.Errorf("generation %s is built the ordinary way: %w", p.own, err)
+			if err = b.end(ctx, b.giveUp); err == nil {
+				return fault
+			}
+			err = errors.Join(fault, err)
+		}
 		if errors.Is(err, errUnfit) || errors.Is(err, consumer.ErrOutsideLog) || failed >= bulkTries {
 			if b.base != "" {
 				p.cfg.Log.Warn("states cannot be taken over and the generation is built from facts", "generation", p.own.String(), "from", b.base, "error", err)
 				if err = b.end(ctx, b.forgo); err == nil {
-					failed, pause = 0, leastPause
+					b.base, failed, pause = "", 0, leastPause
 					continue
 				}
 			} else {
@@ -95,9 +112,11 @@ type bulk[S any] struct {
 	done  atomic.Int64                 // passes and indexes that were done here
 	many  int                          // passes that go on at once here, of those that share the memory
 
-	mu  sync.Mutex
-	odd map[int32]map[string]bool // orders to be taken one fact at a time, by partition
-	at  map[int32]*atomic.Int64   // how far the passes under way have read
+	mu     sync.Mutex
+	copied map[int32]copiedTo        // since it was planned
+	forgot int                       // passes that were done here and are not
+	odd    map[int32]map[string]bool // orders to be taken one fact at a time, by partition
+	at     map[int32]*atomic.Int64   // how far the passes under way have read
 }
 
 // once does what there is to do. over says that there is nothing left, or nothing
@@ -106,6 +125,9 @@ func (b *bulk[S]) once(ctx context.Context) (over bool, err error) {
 	under, err := b.plan(ctx)
 	if err != nil || !under {
 		return err == nil, err
+	}
+	if err := b.p.fail("bulk plan"); err != nil {
+		return false, err
 	}
 	if b.p.brake.holds() != "" {
 		if err := errors.Join(b.p.fail("bulk stands"), b.p.brake.wait(ctx)); err != nil {
@@ -212,7 +234,7 @@ func (b *bulk[S]) finish(ctx context.Context, tx pgx.Tx, at []position) error {
 	moves, known := &pgx.Batch{}, map[string]string{}
 	if _, err = pgx.ForEachRow(rows, []any{&number, &logsText, &ids, &text, &done}, func() error {
 		if !done {
-			return fmt.Errorf("partition %d is not copied yet", number)
+			return brokenf("partition %d is not copied, and nothing is left to do", number)
 		}
 		logs, own := map[string]consumer.Bounds{}, map[string]string{}
 		if err := errors.Join(json.Unmarshal(logsText, &logs), json.Unmarshal(ids, &own)); err != nil {

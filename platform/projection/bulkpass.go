@@ -85,8 +85,9 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 	}
 	number := int32(-1)
 	var did *delta
+	var part bulkPart
+	odd := 0
 	err = func() error {
-		var part bulkPart
 		switch err := tx.QueryRow(ctx, takePart).Scan(&number); {
 		case errors.Is(err, pgx.ErrNoRows):
 			return nil
@@ -100,6 +101,10 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 			number = -1 // another process has planned otherwise since
 			return nil
 		}
+		if err := b.went(part); err != nil {
+			return err
+		}
+		odd = b.odds(number)
 		if b.base != "" {
 			did, err = b.derivePart(ctx, tx, part)
 		} else {
@@ -115,6 +120,8 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 		_ = tx.Rollback(bounded) // a connection on which it fails is closed by its release
 	}
 	switch {
+	case errors.Is(err, errOdd) && b.odds(number) == odd:
+		return false, brokenf("partition %d begins again for the same orders", number)
 	case errors.Is(err, errOdd), errors.Is(err, errStood), b.base != "" && postgres.IsConflict(err):
 		return true, nil
 	case errors.Is(err, errHeavy):
@@ -124,9 +131,17 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("copy partition %d in bulk: %w", number, err)
 	}
 	if did != nil {
+		b.goes(part)
 		b.p.tell(ctx, did)
 	}
 	return number >= 0, nil
+}
+
+// odds is how many orders of a partition must be taken one fact at a time.
+func (b *bulk[S]) odds(number int32) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.odd[number])
 }
 
 func readBulkPart(ctx context.Context, tx pgx.Tx, number int32) (part bulkPart, err error) {
@@ -139,7 +154,7 @@ func readBulkPart(ctx context.Context, tx pgx.Tx, number int32) (part bulkPart, 
 		err = errors.Join(json.Unmarshal(logs, &part.logs), json.Unmarshal(ids, &part.ids), json.Unmarshal(text, &part.books))
 	}
 	if err != nil {
-		return part, fmt.Errorf("read what is to be copied of partition %d: %w", number, err)
+		return part, brokenf("what was noted of partition %d cannot be read: %w", number, err)
 	}
 	return part, nil
 }

@@ -30,7 +30,7 @@ func (b *bulk[S]) plan(ctx context.Context) (under bool, err error) {
 		return false, nil
 	}
 	err = postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {
-		under = false
+		under, b.copied = false, map[int32]copiedTo{}
 		at, err := b.lockAll(ctx, tx)
 		if err != nil {
 			return err

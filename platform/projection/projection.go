@@ -288,8 +288,10 @@ func (p *Projection[S]) Run(ctx context.Context) error {
 // copy copies facts into this generation, heals gaps and proves, until the
 // context ends.
 func (p *Projection[S]) copy(ctx context.Context) error {
-	if err := p.Bulk(ctx); err != nil {
-		return nil // the context ended
+	if err := p.Bulk(ctx); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
+		p.cfg.Log.Error("copying in bulk failed for good", "generation", p.own.String(), "error", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.consumer.Run(ctx) })

@@ -302,6 +302,7 @@ func TestWhatIsNotTakenOver(t *testing.T) {
 		meanwhile bool // given happens to one that was begun
 	}{
 		{name: "another fold", tweak: fromFacts},
+		{name: "another fold than it folds as", tweak: func(_ *projection.Config, v *projection.View[tally]) { v.Version, v.FoldVersion = 3, 2 }},
 		{name: "half built", given: func(base *subject) {
 			base.exec("UPDATE tidemark.generation SET status = 'BUILDING' WHERE version = 1; DELETE FROM tidemark.pointer")
 		}},
@@ -379,7 +380,11 @@ func TestWhatIsNotTakenOver(t *testing.T) {
 				}
 				return
 			}
-			want := fresh(t, fromFacts)
+			want := fresh(t, fromFacts, func(_ *projection.Config, v *projection.View[tally]) {
+				if tt.tweak != nil && strings.HasPrefix(next.Generation(), "tally/3") {
+					v.Version = 3
+				}
+			})
 			want.handle(records...)
 			if diff := cmp.Diff(want.contents(), next.contents()); diff != "" {
 				t.Fatalf("(-from facts +built):\n%s", diff)

@@ -12,6 +12,28 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/projection"
 )
 
+// A generation that took states over remembers what the one it took them from
+// does, and so does one whose kernel did not note what it remembers.
+func TestAThirdVersionTakesOverFromTheSecond(t *testing.T) {
+	l := newTopics()
+	base := fresh(t)
+	base.handle(l.facts(append(about("o", 1, 3), about("p", 1, 2)...)...)...)
+	base.exec("UPDATE tidemark.generation SET remembers = ''")
+	second := base.rederive()
+	if err := second.Point(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	third := second.rederive(func(_ *projection.Config, v *projection.View[tally]) { v.Version = 3 })
+	for i, s := range []*subject{base, second} {
+		if got := []*subject{second, third}[i].derivedFrom(); got != s.schema() {
+			t.Errorf("version %d was derived from %v", i+2, got)
+		}
+	}
+	if diff := cmp.Diff(second.viewRows(), third.viewRows()); diff != "" {
+		t.Errorf("(-second +third):\n%s", diff)
+	}
+}
+
 // An operator's rebuild is for whoever does not trust the copy: it reads facts.
 func TestARebuildReadsFacts(t *testing.T) {
 	at := newSite(t)
