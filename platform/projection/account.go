@@ -28,6 +28,7 @@ type finding struct {
 	result      completeness.Settlement
 	low, high   int64
 	number      int64
+	asOf        time.Time // of the record
 	task        completeness.Task
 	count, want int64
 	state, was  completeness.State
@@ -140,7 +141,7 @@ func (b *batchRun[S]) pass(r completeness.Mark, offset int64, exact bool, now ti
 		return // of an older epoch or term, or seen before
 	}
 	book := b.at.books.Of(r.Source)
-	f := finding{source: r.Source, was: book.State, number: r.Number, want: r.Totals.Count}
+	f := finding{source: r.Source, was: book.State, number: r.Number, asOf: r.AsOf, want: r.Totals.Count}
 	if r.Epoch > book.Epoch && book.Open(r.Epoch, r.First) {
 		f.opened = r.Epoch
 		d.supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
@@ -201,7 +202,7 @@ func (p *Projection[S]) report(ctx context.Context, partition int32, found []fin
 			p.metrics.fault(ctx, f.source, partition, f.result)
 			p.cfg.Log.ErrorContext(ctx, "control totals prove a fault; it is healed from the owner", "generation", p.own.String(),
 				"source", f.source, "partition", partition, "fault", f.result.String(), "from_sequence", f.low, "to_sequence", f.high,
-				"record", f.number, "counted", f.count, "sent", f.want)
+				"record", f.number, "as_of", f.asOf, "counted", f.count, "sent", f.want)
 		case f.was == completeness.Violated && f.state == completeness.Proven:
 			p.cfg.Log.InfoContext(ctx, "control totals agree again", "generation", p.own.String(),
 				"source", f.source, "partition", partition, "record", f.number, "counted", f.count)

@@ -89,9 +89,28 @@ const (
 // them, and returns which.
 func (w *world) lose(ctx context.Context, source string) []identity {
 	w.t.Helper()
+	select {
+	case lost := <-w.losing(source):
+		return lost.facts
+	case <-ctx.Done():
+	case <-time.After(10 * time.Second):
+	}
+	return nil
+}
+
+// loss is one request that the broker answered and forgot.
+type loss struct {
+	at        time.Time
+	facts     []identity
+	partition int32
+}
+
+// losing has the broker forget the next facts of a source, and says which once it
+// did.
+func (w *world) losing(source string) <-chan loss {
 	cluster, topic := w.broker.Cluster(), kafka.EventsTopic(source)
 	id := cluster.TopicInfo(topic).TopicID
-	lost := make(chan []identity, 1)
+	lost := make(chan loss, 1)
 	cluster.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		request, ok := r.(*kmsg.ProduceRequest)
 		if !ok || len(request.Topics) != 1 || (request.Topics[0].Topic != topic && request.Topics[0].TopicID != id) {
@@ -116,16 +135,10 @@ func (w *world) lose(ctx context.Context, source string) []identity {
 			}
 		})
 		response.Topics = append(response.Topics, answer)
-		lost <- facts
+		lost <- loss{time.Now(), facts, request.Topics[0].Partitions[0].Partition}
 		return response, nil, true
 	})
-	select {
-	case facts := <-lost:
-		return facts
-	case <-ctx.Done():
-	case <-time.After(10 * time.Second):
-	}
-	return nil
+	return lost
 }
 
 // factsIn reads which facts a record batch holds.
