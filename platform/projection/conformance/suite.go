@@ -54,6 +54,7 @@ func checks[S any]() []check[S] {
 		{"personal data", (*kit[S]).personal},
 		{"stored", (*kit[S]).stored},
 		{"bulk", (*kit[S]).bulk},
+		{"rederived", (*kit[S]).rederived},
 		{"crash", (*kit[S]).crash},
 		{"rebalance", (*kit[S]).rebalance},
 	}
@@ -75,6 +76,8 @@ func checks[S any]() []check[S] {
 //     schemas; then everything again from offset 0; then two rebuilds
 //   - bulk: a new generation that copies in bulk what the logs have, in several
 //     passes, has every row, state and version that the ordinary way leaves
+//   - rederived: a next version that says it folds as this one takes its states
+//     over and comes to the same rows without reading facts
 //   - crash: a batch that fails between any two of its writes, or at its commit,
 //     leaves nothing, and passes when it comes again
 //   - rebalance: two replicas take a partition from each other; the former owner
