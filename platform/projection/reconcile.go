@@ -3,8 +3,8 @@ package projection
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,8 +48,7 @@ func (p *Projection[S]) reconcile(ctx context.Context, o *operation) error {
 				return fault.NotFound("order in the read model", o.request.Order)
 			}
 			progress(1, 1)
-			_, err = at.reconcilePage(ctx, page, o.report)
-			return err
+			return at.reconcilePage(ctx, page, o.report)
 		})
 	}
 	wrong := map[string]encoded{}
@@ -92,33 +91,41 @@ func (p *Projection[S]) reconcileOrders(ctx context.Context, wrong map[string]en
 	if err := p.pool.QueryRow(ctx, "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'state'::regclass").Scan(&total); err != nil {
 		return fmt.Errorf("estimate the orders: %w", err)
 	}
+	looks := p.looks(wrong, report)
 	for behind := ""; ; {
 		page, to, last, err := p.storedPage(ctx, behind, reconcilePage)
 		if err != nil {
 			return err
 		}
-		bad, err := p.reconcilePage(ctx, page, report)
-		if err != nil {
+		if err := looks.at(ctx, page); err != nil {
 			return err
 		}
-		maps.Copy(wrong, bad)
 		progress(report.OrdersCompared, max(total, report.OrdersCompared))
 		if last {
-			return nil
+			break
 		}
 		behind = to
 	}
+	if err := looks.again(ctx, true); err != nil {
+		return err
+	}
+	slices.SortStableFunc(report.Differences, func(a, b Difference) int { return strings.Compare(a.Order, b.Order) })
+	return nil
 }
 
-// reconcilePage compares some orders and adds what it finds to the report. It
-// returns the states that are wrong, as they should be.
-func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, report *Report) (map[string]encoded, error) {
-	results, err := p.lookAt(ctx, page)
-	if err != nil {
-		return nil, err
+// reconcilePage compares some orders and adds what it finds to the report.
+func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, report *Report) error {
+	looks := p.looks(map[string]encoded{}, report)
+	if err := looks.at(ctx, page); err != nil {
+		return err
 	}
-	wrong := map[string]encoded{}
-	for i, v := range results {
+	return looks.again(ctx, true)
+}
+
+// looks compares orders for a report. It notes the states that are wrong, as they
+// should be.
+func (p *Projection[S]) looks(wrong map[string]encoded, report *Report) *looks[S] {
+	return &looks[S]{p: p, done: func(id string, v verdictOfOrder) {
 		report.OrdersCompared++
 		report.RowsCompared += v.rows
 		report.differing(v.differences...)
@@ -126,10 +133,9 @@ func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, 
 			report.Owners[a.source].add(a)
 		}
 		if v.expected.state != nil && len(wrong) < maxDiffering {
-			wrong[page[i].id] = v.expected
+			wrong[id] = v.expected
 		}
-	}
-	return wrong, nil
+	}}
 }
 
 func (r *Report) differing(found ...Difference) {

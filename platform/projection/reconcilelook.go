@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -40,50 +41,102 @@ func (v verdictOfOrder) after(before verdictOfOrder) verdictOfOrder {
 	return v
 }
 
-// lookPauses are the rests between looks at orders that differ, or that their
-// owners moved on meanwhile.
+// lookPauses are the rests between looks at an order that differs, or that its
+// owner moved on meanwhile.
 var lookPauses = [...]time.Duration{100 * time.Millisecond, 400 * time.Millisecond, 1500 * time.Millisecond}
 
-// lookAt compares some orders, and those that are open again and again, together:
-// an owner in the middle of a new epoch can contradict itself, and a copy that is
-// behind catches up.
-func (p *Projection[S]) lookAt(ctx context.Context, page []*storedOrder) ([]verdictOfOrder, error) {
-	verdicts, err := p.judgeOrders(ctx, page)
-	for _, pause := range lookPauses {
-		if err != nil {
-			return nil, err
-		}
-		at := map[string]int{}
-		var ids []string
-		for i, v := range verdicts {
-			if v.open() {
-				at[page[i].id] = i
-				ids = append(ids, page[i].id)
+// maxOpen bounds the orders that wait for another look.
+const maxOpen = 10_000
+
+// looks compares orders, and those that are open again and again: an owner in the
+// middle of a new epoch can contradict itself, and a copy that is behind catches
+// up. Nobody waits for them while there are others to compare.
+type looks[S any] struct {
+	p    *Projection[S]
+	open []openLook // by when they are due
+	done func(id string, v verdictOfOrder)
+}
+
+type openLook struct {
+	id  string
+	v   verdictOfOrder
+	n   int // looks again, so far
+	due time.Time
+}
+
+// at looks at some orders, and again at those that are due.
+func (l *looks[S]) at(ctx context.Context, page []*storedOrder) error {
+	verdicts, err := l.p.judgeOrders(ctx, page)
+	if err != nil {
+		return err
+	}
+	for i, v := range verdicts {
+		l.settle(openLook{id: page[i].id, v: v})
+	}
+	return l.again(ctx, len(l.open) > maxOpen)
+}
+
+// settle is done with an order, or has it wait for another look.
+func (l *looks[S]) settle(o openLook) {
+	if !o.v.open() || o.n == len(lookPauses) {
+		l.done(o.id, o.v)
+		return
+	}
+	o.due = time.Now().Add(lookPauses[o.n])
+	o.n++
+	at, _ := slices.BinarySearchFunc(l.open, o, func(a, b openLook) int { return a.due.Compare(b.due) })
+	l.open = slices.Insert(l.open, at, o)
+}
+
+// again looks at the orders that are due, or waits for all and looks at them.
+func (l *looks[S]) again(ctx context.Context, all bool) error {
+	for len(l.open) > 0 {
+		if wait := time.Until(l.open[0].due); wait > 0 && !all {
+			return nil
+		} else if wait > 0 {
+			if err := rest(ctx, wait); err != nil {
+				return err
 			}
 		}
-		if len(ids) == 0 {
-			return verdicts, nil
+		now := time.Now()
+		due := map[string]openLook{}
+		for len(due) < reconcilePage && len(l.open) > 0 && !l.open[0].due.After(now) {
+			due[l.open[0].id] = l.open[0]
+			l.open = l.open[1:]
 		}
-		if err := rest(ctx, pause); err != nil {
-			return nil, err
-		}
-		again, err := p.storedSome(ctx, ids)
+		page, err := l.p.storedSome(ctx, slices.Collect(maps.Keys(due)))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		found, err := p.judgeOrders(ctx, again)
+		verdicts, err := l.p.judgeOrders(ctx, page)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for i, o := range again {
-			verdicts[at[o.id]] = found[i].after(verdicts[at[o.id]])
-			delete(at, o.id)
+		for i, o := range page {
+			before := due[o.id]
+			delete(due, o.id)
+			before.v = verdicts[i].after(before.v)
+			l.settle(before)
 		}
-		for _, gone := range at {
-			verdicts[gone] = verdictOfOrder{}
+		for gone := range due {
+			l.done(gone, verdictOfOrder{})
 		}
 	}
-	return verdicts, err
+	return nil
+}
+
+// lookAt compares some orders until none is open, or has been for long enough.
+func (p *Projection[S]) lookAt(ctx context.Context, page []*storedOrder) ([]verdictOfOrder, error) {
+	at := map[string]int{}
+	for i, o := range page {
+		at[o.id] = i
+	}
+	verdicts := make([]verdictOfOrder, len(page))
+	l := &looks[S]{p: p, done: func(id string, v verdictOfOrder) { verdicts[at[id]] = v }}
+	if err := l.at(ctx, page); err != nil {
+		return nil, err
+	}
+	return verdicts, l.again(ctx, true)
 }
 
 // judgeOrders compares some orders once.

@@ -95,7 +95,7 @@ func (p *Projection[S]) reconcileSome(ctx context.Context, n int) error {
 		return err
 	}
 	report := &Report{Owners: at.tallies()}
-	if _, err := at.reconcilePage(ctx, page, report); err != nil {
+	if err := at.reconcilePage(ctx, page, report); err != nil {
 		return err
 	}
 	for _, d := range r.note(ids, report, len(ids) < n) {

@@ -120,7 +120,7 @@ func (w *world) misreader(f *fleet.Fleet) grpc.ClientConnInterface {
 	}
 	ctx, cancel := context.WithCancel(lifecycle.WithLogger(w.Context(), slog.New(slog.DiscardHandler)))
 	go func() {
-		done <- readmodel.Run(ctx, cfg, view, strings.Replace(string(contract), "name: timeline", "name: misread", 1), func(readmodel.Parts[timeline.State]) {})
+		done <- readmodel.Run(ctx, cfg, view, strings.Replace(string(contract), "name: timeline", "name: misread", 1), func(readmodel.Parts[timeline.State]) {}, timeline.Truths()...)
 	}()
 	w.Cleanup(func() {
 		cancel()
@@ -171,12 +171,17 @@ func (w *world) full(view string) *readmodelv1.GateReport {
 	if err != nil {
 		w.Fatal(err)
 	}
-	for {
+	for said := ""; ; {
 		m, err := stream.Recv()
 		if err != nil {
 			w.Fatalf("%s: %v", view, err)
 		}
-		if o := m.GetOperation(); o.GetFinishedAt() != nil {
+		o := m.GetOperation()
+		if now := o.GetPhase() + ": " + o.GetError(); now != said && o.GetError() != "" {
+			said = now
+			w.Logf("%s cannot go on after %d orders and tries again: %s", view, o.GetDone(), now)
+		}
+		if o.GetFinishedAt() != nil {
 			if o.GetState() != readmodelv1.OperationState_OPERATION_STATE_SUCCEEDED {
 				w.Fatalf("%s: %v", view, o)
 			}
