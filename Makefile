@@ -50,7 +50,7 @@ test-faults: ## Kills, freezes, lost acknowledgements, cut connections, held tra
 .PHONY: test-faults-kafka
 test-faults-kafka: export TIDEMARK_TEST_BROKER := kafka
 test-faults-kafka: export REAL_KAFKA := required
-test-faults-kafka: test-faults ## The same on a real Apache Kafka, without the faults of the broker itself.
+test-faults-kafka: test-faults ## The same on a real Apache Kafka, which is killed too; no other faults of the broker itself.
 
 .PHONY: test-fulfilment
 test-fulfilment: ## 2,000 orders under declines, lost replies, kills and cuts: each ends well or with a person, and the money balances. ARGS="-orders 5000 -seed 7".

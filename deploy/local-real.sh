@@ -13,6 +13,11 @@
 #
 # Needs Go, gcc, Postgres 15 or newer, Java 17 or newer, Maven and curl.
 #
+# A benchmark wants Kafka and no fleet beside it; it deletes and makes the topics:
+#
+#   REAL_ONLY=kafka deploy/local-real.sh bash -c 'tidemark bench relay --kafka $TIDEMARK_KAFKA_BROKERS'
+#
+#   REAL_ONLY  kafka: only Apache Kafka
 #   REAL_DIR   data and logs, default .tidemark/real; empty it to start afresh
 #   REAL_BASE  ports are this plus 101 … 202 (1000 more for metrics), 432, 92, 93, 81; default 17000
 set -euo pipefail
@@ -68,28 +73,43 @@ until_true() { # SECONDS WHAT COMMAND…
 	done
 }
 
+finish() { # [COMMAND ARG …]: all is ready
+	local status=0
+	if [ $# -gt 0 ]; then
+		PATH=$dir/bin:$PATH "$@" || status=$?
+	else
+		say "Ctrl-C stops"
+		wait -n || true
+	fi
+	alive
+	exit $status
+}
+
 say "building"
 "$root/deploy/build.sh" "$dir/bin"
 
 # --- Postgres: a server refuses to run as root -----------------------------
-as=()
-if [ "$(id -u)" = 0 ]; then
-	id postgres >/dev/null 2>&1 || die "Postgres does not run as root and there is no user postgres"
-	as=(runuser -u postgres --)
-	install -d -o postgres -m 700 "$dir/postgres"
-fi
-if [ ! -f "$dir/postgres/PG_VERSION" ]; then
-	"${as[@]}" "$pgbin/initdb" -D "$dir/postgres" -U postgres --auth-host=scram-sha-256 --auth-local=trust \
-		--encoding=UTF8 --no-locale >"$dir/log/initdb.log" 2>&1
-fi
-socket=$(mktemp -d /tmp/tidemark-real-XXXXXX) # a socket's path is short
-chmod 755 "$socket"
-[ ${#as[@]} = 0 ] || chown postgres "$socket"
-start postgres "${as[@]}" "$pgbin/postgres" -D "$dir/postgres" -p $((base + 432)) -k "$socket" \
-	-c listen_addresses=127.0.0.1 -c max_connections=200 -c fsync=on -c synchronous_commit=on
-until_true 30 Postgres "$pgbin/pg_isready" -q -h "$socket" -p $((base + 432)) -U postgres
-PGHOST=$socket PGPORT=$((base + 432)) POSTGRES_USER=postgres sh "$root/deploy/postgres/init.sh"
-say "Postgres $("$pgbin/postgres" --version | grep -o '[0-9.]*' | head -1) on 127.0.0.1:$((base + 432))"
+start_postgres() {
+	as=()
+	if [ "$(id -u)" = 0 ]; then
+		id postgres >/dev/null 2>&1 || die "Postgres does not run as root and there is no user postgres"
+		as=(runuser -u postgres --)
+		install -d -o postgres -m 700 "$dir/postgres"
+	fi
+	if [ ! -f "$dir/postgres/PG_VERSION" ]; then
+		"${as[@]}" "$pgbin/initdb" -D "$dir/postgres" -U postgres --auth-host=scram-sha-256 --auth-local=trust \
+			--encoding=UTF8 --no-locale >"$dir/log/initdb.log" 2>&1
+	fi
+	socket=$(mktemp -d /tmp/tidemark-real-XXXXXX) # a socket's path is short
+	chmod 755 "$socket"
+	[ ${#as[@]} = 0 ] || chown postgres "$socket"
+	start postgres "${as[@]}" "$pgbin/postgres" -D "$dir/postgres" -p $((base + 432)) -k "$socket" \
+		-c listen_addresses=127.0.0.1 -c max_connections=200 -c fsync=on -c synchronous_commit=on
+	until_true 30 Postgres "$pgbin/pg_isready" -q -h "$socket" -p $((base + 432)) -U postgres
+	PGHOST=$socket PGPORT=$((base + 432)) POSTGRES_USER=postgres sh "$root/deploy/postgres/init.sh"
+	say "Postgres $("$pgbin/postgres" --version | grep -o '[0-9.]*' | head -1) on 127.0.0.1:$((base + 432))"
+}
+[ "${REAL_ONLY:-}" = kafka ] || start_postgres
 
 # --- Apache Kafka, KRaft, one node: the artifacts the integration tests use --
 pom=$root/tests/integration/kafka/pom.xml
@@ -140,6 +160,8 @@ until_true 60 Kafka "$dir/bin/tidemark" setup topics
 "$dir/bin/tidemark" setup topics >&2
 say "Apache Kafka $(ls "$libs" | sed -n 's/^kafka-clients-\(.*\)\.jar$/\1/p') on $TIDEMARK_KAFKA_BROKERS"
 
+[ "${REAL_ONLY:-}" != kafka ] || finish "$@"
+
 # --- A schema registry that speaks Confluent's API, its data in Kafka --------
 registry=$tools/apicurio/$registry_version
 if [ ! -f "$registry/apicurio-registry-app-$registry_version-runner.jar" ]; then
@@ -177,12 +199,4 @@ done
 export TIDEMARK_FLEET=127.0.0.1:$base
 say "ready after $SECONDS s; try: $dir/bin/tidemark --addr $TIDEMARK_FLEET order place"
 
-if [ $# -gt 0 ]; then
-	status=0
-	PATH=$dir/bin:$PATH "$@" || status=$?
-	alive
-	exit $status
-fi
-say "Ctrl-C stops"
-wait -n || true
-alive
+finish "$@"
