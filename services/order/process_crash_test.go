@@ -257,9 +257,9 @@ func (l *life) until(c *crash) (dead bool) {
 		case <-ctx.Done():
 			if !c.gone() {
 				var stands string
-				_ = l.pool.QueryRow(l.Context(), `SELECT coalesce(string_agg(concat_ws(' ', i.status, i.attention, c.step, c.status, c.outcome), '; '), 'no process')
+				err := l.pool.QueryRow(l.Context(), `SELECT coalesce(string_agg(concat_ws(' ', i.status, i.attention, c.step, c.status, c.outcome), '; '), 'no process')
 					FROM process_instance AS i LEFT JOIN process_command AS c ON c.instance_id = i.id WHERE i.id = $1`, l.id).Scan(&stands)
-				l.Fatalf("the order does not end; the log holds %d records, the till %v: %s", len(l.records), l.till.effects, stands)
+				l.Fatalf("the order does not end; the log holds %d records, the till %v: %s (%v)", len(l.records), l.till.effects, stands, err)
 			}
 		case <-ticker.C:
 		}
