@@ -93,10 +93,17 @@ func printProjection(a *app, r *bench.ProjectionResult) error {
 		row("bare handler, one after another\tp50 %.2f, p99 %.2f ms, CPU %.0f us\t", q.Bare.P50, q.Bare.P99, q.BareCPU)
 		row("order status / bare handler\tp50 %.2f, CPU %.2f\t<= 1.50, <= 1.50", q.P50Ratio, q.CPURatio)
 		single := max(5, 1.5*q.OpenBare.P99)
-		row("bare handler at %.0f/s\tp50 %.2f, p99 %.2f ms\t", q.Rate, q.OpenBare.P50, q.OpenBare.P99)
-		row("order status at %.0f/s\tp50 %.2f, p99 %.2f ms\tp99 <= %.1f ms", q.Rate, q.OpenSingle.P50, q.OpenSingle.P99, single)
-		row("timeline page of 50 at %.0f/s\tp50 %.2f, p99 %.2f ms\tp99 <= %.1f ms", q.Rate, q.OpenTimeline.P50, q.OpenTimeline.P99, 2*single)
-		row("work list page at %.0f/s\tp50 %.2f, p99 %.2f ms\tp99 <= %.1f ms", q.Rate, q.OpenWork.P50, q.OpenWork.P99, 4*single)
+		for _, one := range []struct {
+			name  string
+			took  bench.OpenLoop
+			limit string
+		}{
+			{"bare handler", q.OpenBare, ""}, {"order status", q.OpenSingle, fmt.Sprintf("p99 <= %.1f ms", single)},
+			{"timeline page of 50", q.OpenTimeline, fmt.Sprintf("p99 <= %.1f ms", 2*single)},
+			{"work list page", q.OpenWork, fmt.Sprintf("p99 <= %.1f ms", 4*single)},
+		} {
+			row("%s at %.0f/s\tp50 %.2f, p99 %.2f ms, CPU %.0f us\t%s", one.name, q.Rate, one.took.P50, one.took.P99, one.took.CPU, one.limit)
+		}
 	}
 	if f := r.Freshness; f != nil {
 		row("answered to visible, %d orders at %.0f/s\tp50 %.2f, p99 %.2f ms\t", f.Orders, f.Rate, f.Visible.P50, f.Visible.P99)

@@ -77,6 +77,10 @@ type Config struct {
 	// Scan reads a partition number of some logs, as consumer.Scan does; nil asks
 	// the broker. It is for tests that have none.
 	Scan func(ctx context.Context, partition int32, logs map[string]consumer.Bounds, take func(ids map[string]string, records []consumer.Record) error) error
+	// PlanOnce has the server plan each statement of the queries once and not for
+	// every value, which for a page of a list costs more than reading it. It is for
+	// a view whose statements are served by the same index whatever they ask for.
+	PlanOnce bool
 	// MaxParked is how many aggregates may be parked before reading pauses, or a
 	// twentieth of all if that is more; 0 means 1,000.
 	MaxParked int

@@ -27,7 +27,11 @@ type snapshots struct {
 }
 
 func openSnapshots(ctx context.Context, cfg Config, schema string) (*snapshots, error) {
-	inside, err := within(cfg.Postgres, schema, "default_transaction_isolation", "repeatable read", "default_transaction_read_only", "on")
+	settings := []string{"default_transaction_isolation", "repeatable read", "default_transaction_read_only", "on"}
+	if cfg.PlanOnce {
+		settings = append(settings, "plan_cache_mode", "force_generic_plan")
+	}
+	inside, err := within(cfg.Postgres, schema, settings...)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,8 @@ type Config struct {
 	InstanceID string            `help:"Name of this replica that its restart keeps, such as a stateful set gives: a quick restart then moves no partitions. Empty: every restart shares them out anew." name:"instance-id"`
 	// Generations says how builds of the view follow each other.
 	Generations projection.Generations `embed:"" prefix:"generations-"`
+	// PlanOnce is projection.Config's, for the projection itself to say.
+	PlanOnce bool `kong:"-"`
 	// Ready is called with the bound gRPC address before the first query is answered.
 	Ready func(addr string) `kong:"-"`
 }
@@ -70,7 +72,7 @@ func Run[S any](ctx context.Context, cfg Config, view projection.View[S], contra
 		copied, err := projection.Open(ctx, projection.Config{
 			Postgres: cfg.Postgres, Kafka: cfg.Kafka, InstanceID: cfg.InstanceID, ClockSkew: cfg.ClockSkew, Codec: codec,
 			Journal: owners.Journal(codec), Owners: owners.Answers(),
-			Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
+			PlanOnce: cfg.PlanOnce, Contract: contract, PageSecret: cfg.RPC.PageSecret, Generations: cfg.Generations, Telemetry: tel, Log: log,
 		}, view, truths...)
 		if err != nil {
 			return errors.Join(err, owners.Close())

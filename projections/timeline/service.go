@@ -19,6 +19,7 @@ type Config struct {
 
 // Run keeps the timeline and answers queries until the context ends.
 func Run(ctx context.Context, cfg Config) error {
+	cfg.PlanOnce = true // by customer or by order, in the order of an index
 	return readmodel.Run(ctx, cfg.Config, View(), contract, func(p readmodel.Parts[State]) {
 		timelinev1.RegisterTimelineServiceServer(p.Server, &server{copy: p.Copy, pager: p.Pager})
 	}, Truths()...)

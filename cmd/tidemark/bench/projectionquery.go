@@ -43,11 +43,17 @@ type QueryResult struct {
 	BareCPU  float64   `json:"bare_handler_cpu_us"`
 	CPURatio float64   `json:"cpu_ratio"`
 	// Open loop, from the moment a query was due.
-	Rate         float64   `json:"queries_per_second"`
-	OpenBare     Quantiles `json:"open_loop_bare_handler_ms"`
-	OpenSingle   Quantiles `json:"open_loop_single_order_ms"`
-	OpenTimeline Quantiles `json:"open_loop_timeline_page_of_50_ms"`
-	OpenWork     Quantiles `json:"open_loop_work_list_page_ms"`
+	Rate         float64  `json:"queries_per_second"`
+	OpenBare     OpenLoop `json:"open_loop_bare_handler"`
+	OpenSingle   OpenLoop `json:"open_loop_single_order"`
+	OpenTimeline OpenLoop `json:"open_loop_timeline_page_of_50"`
+	OpenWork     OpenLoop `json:"open_loop_work_list_page"`
+}
+
+// OpenLoop is what queries of one kind took and cost, as above.
+type OpenLoop struct {
+	Quantiles `json:"ms"`
+	CPU       float64 `json:"cpu_us"`
 }
 
 // query asks once about one of the orders.
@@ -105,7 +111,7 @@ func (b *copyBed) queries(ctx context.Context) (result *QueryResult, err error) 
 	}
 	for _, one := range []struct {
 		name string
-		into *Quantiles
+		into *OpenLoop
 		ask  query
 	}{
 		{"bare handler", &result.OpenBare, bare},
@@ -194,7 +200,8 @@ func (b *copyBed) postgresCPU() (total float64) {
 }
 
 // openLoop asks at exponentially distributed intervals that wait for nobody.
-func (b *copyBed) openLoop(ctx context.Context, ask query) (Quantiles, error) {
+func (b *copyBed) openLoop(ctx context.Context, ask query) (OpenLoop, error) {
+	before := cpuSeconds() + b.postgresCPU()
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var took []time.Duration
@@ -218,7 +225,8 @@ func (b *copyBed) openLoop(ctx context.Context, ask query) (Quantiles, error) {
 		})
 	}
 	group.Wait()
-	return quantiles(took), errors.Join(failed, ctx.Err())
+	used := cpuSeconds() + b.postgresCPU() - before
+	return OpenLoop{quantiles(took), 1e6 * used / float64(len(took))}, errors.Join(failed, ctx.Err())
 }
 
 // publish puts journeys on the topics. Every tenth order stops half way, so that
