@@ -119,7 +119,7 @@ func (p *Projection[S]) gate(ctx context.Context, to *Projection[S], base listed
 		}
 	}
 	if o.parked { // not on the way back
-		if err := to.checkDerived(ctx, report); err != nil {
+		if err := to.checkDerived(ctx, report, o.rows); err != nil {
 			return nil, err
 		}
 	}

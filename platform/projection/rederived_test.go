@@ -134,3 +134,29 @@ func TestAFoldThatIsAnotherOneIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// Owners that do not answer are waited for while another version answers, and not
+// if nobody does.
+func TestOwnersThatDoNotAnswerAboutWhatWasTakenOver(t *testing.T) {
+	at := newSite(t)
+	at.send(orders(5)...)
+	old := at.process()
+	at.read(old.Projection)
+	old.look()
+	next := at.process(shownOtherwise, noFacts(t))
+	if err := next.Bulk(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next.claim()
+	next.look()
+	stop := next.operates()
+	at.journal.mu.Lock()
+	at.journal.err = errDown
+	at.journal.mu.Unlock()
+	if report, err := next.swap(""); fault.ReasonOf(err) != projection.ReasonGateRefused || !violations(report)["DERIVED"] {
+		t.Fatalf("the swap: %v, %v", err, report)
+	}
+	stop()
+	next.exec("UPDATE tidemark.generation SET followed_at = NULL WHERE version = 1")
+	next.until("it answers", func() bool { return next.states()[next.Generation()] == "SERVING" })
+}
