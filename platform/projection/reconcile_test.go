@@ -256,7 +256,8 @@ func TestOrdersAreComparedAllTheTime(t *testing.T) {
 		t.Error("compared before it was")
 	}
 	round()
-	if c := look().GetContinuous(); c.GetOrders() != 10 || c.GetResult() != "CLEAN" || c.GetFinishedAt() == nil {
+	if c := look().GetContinuous(); c.GetOrders() != 10 || c.GetResult() != "CLEAN" || c.GetFinishedAt() == nil ||
+		owners(c.GetOwners()) != "order: 10 compared, 0 moved, 0 given up ; held 10/10; amountEUR 140/140\n"+unasked {
 		t.Errorf("a clean round: %v", c)
 	}
 	d.exec("UPDATE parts SET amount = 0 WHERE order_id = 'o005'")
