@@ -232,6 +232,20 @@ func TestAnOwnerThatMovesIsNoFalseAlarm(t *testing.T) {
 	}
 }
 
+// TestWhatDifferedOnceAndMovedIsNotCompared: what nobody could look at again is
+// neither a difference nor right.
+func TestWhatDifferedOnceAndMovedIsNotCompared(t *testing.T) {
+	d := newDesk(t, about("o", 1, 3)...)
+	version := int64(2)
+	d.owner.hook = func(string) {
+		if version++; version > 3 {
+			d.journal.add(fact("o", "order/o", version, &note{Add: 100}))
+		}
+	}
+	d.owner.says["o"] = func(a *projection.Answer) { a.Said = saying(99, "held") }
+	d.expects("o", "order: 0 compared, 1 moved, 0 given up \n")
+}
+
 // TestACopyThatCatchesUpIsCompared: two aggregates of an order move in turn, so
 // that each is at its owner's event at another look.
 func TestACopyThatCatchesUpIsCompared(t *testing.T) {
