@@ -48,3 +48,25 @@ func TestBulkSaysThatItIsAtFault(t *testing.T) {
 		})
 	}
 }
+
+// Facts that weigh more than was expected of them make a pass too heavy: it takes
+// fewer keys, and none is left out.
+func TestAPassThatIsTooHeavyTakesFewerKeys(t *testing.T) {
+	l := newTopics()
+	var records []consumer.Record
+	for i := range 24 {
+		id := fmt.Sprintf("o%d", i)
+		records = append(records, l.facts(fact(id, "order/"+id, 1, &note{Add: 1, Text: strings.Repeat("x", 4000)}))...)
+	}
+	want := fresh(t)
+	want.handle(records...)
+	log := &scanned{records: records}
+	s := inBulk(t, log, 20_000)
+	s.bulk(log, len(records))
+	if diff := cmp.Diff(want.whole(), s.whole()); diff != "" {
+		t.Fatalf("(-ordinary +bulk):\n%s", diff)
+	}
+	if log.scans < 5 {
+		t.Errorf("%d passes: none was too heavy", log.scans)
+	}
+}
