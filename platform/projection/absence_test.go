@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
@@ -83,7 +84,7 @@ func TestAbsence(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := fresh(t, func(c *projection.Config, _ *projection.View[tally]) {
+			s := fresh(t, func(c *projection.Config, _ *fold.View[tally]) {
 				if tt.owner != nil {
 					c.Journal = journalOf(tt.owner...)
 				}
@@ -108,7 +109,7 @@ func TestAbsence(t *testing.T) {
 }
 
 func TestAnUnbuiltViewCannotTell(t *testing.T) {
-	s := open(t, fresh(t).url, func(_ *projection.Config, v *projection.View[tally]) { v.Version, v.Schema = 2, v.Schema+"-- other\n" })
+	s := open(t, fresh(t).url, func(_ *projection.Config, v *fold.View[tally]) { v.Version, v.Schema = 2, v.Schema+"-- other\n" })
 	if kind, st := s.absence(nil, "o"); kind != freshnessv1.Absence_KIND_REBUILDING || st.Code() != codes.Unavailable {
 		t.Errorf("%v %v", kind, st)
 	}

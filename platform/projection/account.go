@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // settleTime is how long the copy may have more than its source has marked
@@ -47,7 +48,7 @@ const (
 func knownParked(items []item, partition int32, send func(*pgx.Batch) error) (map[string]bool, error) {
 	var references []string
 	for i := range items {
-		if it := &items[i]; it.fresh && it.kind == itemFact && it.given.mayBeCounted() {
+		if it := &items[i]; it.fresh && it.kind == itemFact && it.given.MayBeCounted() {
 			references = append(references, it.reference(partition))
 		}
 	}
@@ -68,20 +69,20 @@ func knownParked(items []item, partition int32, send func(*pgx.Batch) error) (ma
 }
 
 func (it *item) reference(partition int32) string {
-	return parkedFact{ref: it.ref, token: it.fact.Token(), order: it.fact.Key}.reference(partition)
+	return fold.ParkedFact{Ref: it.ref, Token: it.fact.Token(), Order: it.fact.Key}.Reference(partition)
 }
 
 // tally counts a fact unless it was counted before: each identity once,
 // whatever its verdict.
 func tally(b *completeness.Books, it *item, partition int32, known map[string]bool) bool {
 	g := it.given
-	if g.mayBeCounted() {
+	if g.MayBeCounted() {
 		reference := it.reference(partition)
 		if known[reference] {
 			return false
 		}
 		known[reference] = true
-	} else if !g.counts() {
+	} else if !g.Counts() {
 		return false
 	}
 	b.Count(it.fact.Envelope)
@@ -91,7 +92,7 @@ func tally(b *completeness.Books, it *item, partition int32, known map[string]bo
 // account goes through the batch once more, now that every fact has its
 // verdict: it counts facts, takes control records at their place, and moves the
 // offsets.
-func (b *batchRun[S]) account(items []item, known map[string]bool, d *delta) {
+func (b *batchRun[S]) account(items []item, known map[string]bool, d *fold.Delta) {
 	now := b.p.clock()
 	for i := range items {
 		it := &items[i]
@@ -114,7 +115,7 @@ func (b *batchRun[S]) account(items []item, known map[string]bool, d *delta) {
 }
 
 // retry takes idle marks whose place is reached.
-func (b *batchRun[S]) retry(now time.Time, d *delta) {
+func (b *batchRun[S]) retry(now time.Time, d *fold.Delta) {
 	for source, w := range b.marks.Waiting {
 		topic := b.p.topics[source]
 		if b.pt.ids[topic] != w.Mark.TopicID {
@@ -135,7 +136,7 @@ func (b *batchRun[S]) retry(now time.Time, d *delta) {
 
 // pass takes a control record at an offset of its source's topic. exact says that
 // the reader is at its very place, so that totals can be compared.
-func (b *batchRun[S]) pass(r completeness.Mark, offset int64, exact bool, now time.Time, d *delta) {
+func (b *batchRun[S]) pass(r completeness.Mark, offset int64, exact bool, now time.Time, d *fold.Delta) {
 	before, newer := b.marks.Take(r)
 	if !newer {
 		return // of an older epoch or term, or seen before
@@ -144,7 +145,7 @@ func (b *batchRun[S]) pass(r completeness.Mark, offset int64, exact bool, now ti
 	f := finding{source: r.Source, was: book.State, number: r.Number, asOf: r.AsOf, want: r.Totals.Count}
 	if r.Epoch > book.Epoch && book.Open(r.Epoch, r.First) {
 		f.opened = r.Epoch
-		d.supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
+		d.Supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
 	}
 	book.Names, book.Blocked = r.Blocked, r.Names
 	hole := before.Misses(r)

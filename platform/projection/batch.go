@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // batchRun is one transaction of a partition.
@@ -20,7 +21,7 @@ type batchRun[S any] struct {
 	p       *Projection[S]
 	pt      *partition[S]
 	at      position
-	delta   *delta
+	delta   *fold.Delta
 	marks   *completeness.Marks
 	surplus map[string]surplus
 	found   []finding
@@ -44,21 +45,21 @@ func (b *batchRun[S]) run(ctx context.Context, tx *postgres.BatchTx, items []ite
 	if err != nil || !moved {
 		return err
 	}
-	d := b.p.engine.newDelta()
+	d := b.p.engine.NewDelta()
 	for _, in := range inputs {
-		out, err := b.p.engine.run(in.order, in.facts)
+		out, err := b.p.engine.Run(in.order, in.facts)
 		if err != nil {
 			return err
 		}
-		d.merge(in.order.id, out, in.order.applied)
-		if out.dirty {
-			in.order.keep(out)
+		d.Merge(in.order.ID, out, in.order.Applied)
+		if out.Dirty {
+			in.order.Keep(out)
 		}
 	}
 	for i := range items {
 		if items[i].unreadable && items[i].fresh {
-			d.parked = append(d.parked, parkedFact{ref: items[i].ref, verdict: Poison, reason: items[i].err.Error()})
-			d.counts[Poison]++
+			d.Parked = append(d.Parked, fold.ParkedFact{Ref: items[i].ref, Verdict: fold.Poison, Reason: items[i].err.Error()})
+			d.Counts[fold.Poison]++
 		}
 	}
 	known, err := knownParked(items, b.pt.number, func(batch *pgx.Batch) error { return tx.Send(ctx, batch) })
@@ -117,12 +118,12 @@ func (b *batchRun[S]) load(batch *pgx.Batch, items []item) {
 	}
 	batch.Queue(selectStates, wanted).Query(func(rows pgx.Rows) error {
 		for _, id := range wanted {
-			b.pt.orders[id] = newOrder[S](id)
+			b.pt.orders[id] = fold.NewOrder[S](id)
 		}
 		var id string
-		var bytes encoded
-		_, err := pgx.ForEachRow(rows, []any{&id, &bytes.state, &bytes.applied}, func() error {
-			o, err := openOrder[S](id, encoded{slices.Clone(bytes.state), slices.Clone(bytes.applied)})
+		var bytes fold.Encoded
+		_, err := pgx.ForEachRow(rows, []any{&id, &bytes.State, &bytes.Applied}, func() error {
+			o, err := fold.OpenOrder[S](id, fold.Encoded{State: slices.Clone(bytes.State), Applied: slices.Clone(bytes.Applied)})
 			if err != nil {
 				return err
 			}
@@ -138,8 +139,8 @@ func (b *batchRun[S]) load(batch *pgx.Batch, items []item) {
 
 // orderInput is what a batch brings to one order.
 type orderInput[S any] struct {
-	order *order[S]
-	facts []input
+	order *fold.Order[S]
+	facts []fold.Input
 }
 
 // sort skips what is before the position and groups facts by order. moved is
@@ -175,14 +176,14 @@ func (b *batchRun[S]) sort(items []item) (inputs []*orderInput[S], moved bool, e
 				byOrder[it.fact.Key] = in
 				inputs = append(inputs, in)
 			}
-			it.given = given{}
-			in.facts = append(in.facts, input{fact: it.fact, ref: it.ref, err: it.err, opened: opened[it.fact.Source], given: &it.given})
+			it.given = fold.Given{}
+			in.facts = append(in.facts, fold.Input{Fact: it.fact, Ref: it.ref, Err: it.err, Opened: opened[it.fact.Source], Given: &it.given})
 		}
 	}
 	return inputs, moved, nil
 }
 
-func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *delta) error {
+func (b *batchRun[S]) write(ctx context.Context, tx *postgres.BatchTx, d *fold.Delta) error {
 	stored := maps.Clone(b.at.offsets)
 	if next, ok := stored[b.p.cfg.ControlTopic]; ok {
 		stored[b.p.cfg.ControlTopic] = b.marks.Hold(next)

@@ -303,8 +303,8 @@ func (b *bulk[S]) giveUp(ctx context.Context, tx pgx.Tx, at []position) error {
 // empty removes what was copied, and has the tables be as they were made.
 func (b *bulk[S]) empty(ctx context.Context, tx pgx.Tx) error {
 	empty := "UPDATE position SET skipped = '{}'; TRUNCATE state, member, parked, quarantine, source_mark"
-	for _, spec := range b.p.view.specs() {
-		empty += ", " + pgx.Identifier{spec.name}.Sanitize()
+	for _, spec := range b.p.view.Specs() {
+		empty += ", " + pgx.Identifier{spec.Name}.Sanitize()
 	}
 	if _, err := tx.Exec(ctx, empty); err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
@@ -50,7 +51,7 @@ func (s *scanned) scan(_ context.Context, partition int32, logs map[string]consu
 // for its states.
 func inBulk(t *testing.T, s *scanned, memory int64, tweaks ...tweak) *subject {
 	t.Helper()
-	return open(t, testkit.UsedURL(t), append(tweaks, func(c *projection.Config, _ *projection.View[tally]) {
+	return open(t, testkit.UsedURL(t), append(tweaks, func(c *projection.Config, _ *fold.View[tally]) {
 		c.Scan = s.scan
 		c.Generations.BulkAbove, c.Generations.BulkMemory = 1, memory
 	})...)
@@ -302,7 +303,7 @@ func TestBulkIsKilled(t *testing.T) {
 					t.Errorf("%v positions have moved", got)
 				}
 				again := &scanned{records: log.records}
-				next := open(t, s.url, func(c *projection.Config, _ *projection.View[tally]) {
+				next := open(t, s.url, func(c *projection.Config, _ *fold.View[tally]) {
 					c.Scan, c.Generations.BulkAbove, c.Generations.BulkMemory = again.scan, 1, 20_000
 				})
 				next.bulk(again, len(log.records))
@@ -353,7 +354,7 @@ func TestBulkLeavesAlone(t *testing.T) {
 	if err := s.Bulk(t.Context()); err != nil || log.scans > 0 {
 		t.Errorf("%v, %d scans of a generation that has something", err, log.scans)
 	}
-	few := inBulk(t, log, 1<<20, func(c *projection.Config, _ *projection.View[tally]) {})
+	few := inBulk(t, log, 1<<20, func(c *projection.Config, _ *fold.View[tally]) {})
 	few.barrier(nil)
 	if err := few.Bulk(t.Context()); err != nil || log.scans > 0 {
 		t.Errorf("%v, %d scans of empty logs", err, log.scans)
@@ -399,7 +400,7 @@ func TestBulkFromABroker(t *testing.T) {
 	b := newBroker(t)
 	facts := orders(400)
 	b.publish(facts...)
-	eager := func(c *projection.Config, _ *projection.View[tally]) { c.Generations.BulkAbove = 1 }
+	eager := func(c *projection.Config, _ *fold.View[tally]) { c.Generations.BulkAbove = 1 }
 	first := open(t, testkit.UsedURL(t), b.reach, eager)
 	second := open(t, first.url, b.reach, eager)
 	var together errgroup.Group

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // COPY takes rows in a binary format, which spares the server reading numbers and
@@ -72,7 +74,7 @@ func (b *bulk[S]) table(name string, columns ...string) *bulkTable {
 }
 
 // add appends a row.
-func (t *bulkTable) add(r row) error {
+func (t *bulkTable) add(r fold.Row) error {
 	t.buf = binary.BigEndian.AppendUint16(t.buf, uint16(len(r)))
 	for i, v := range r {
 		if !t.value(t.oids[i], v) {
@@ -139,7 +141,7 @@ func (t *bulkTable) value(oid uint32, v any) bool {
 }
 
 // copy adds a row, and sends what is enough for one COPY.
-func (b *bulkPass[S]) copy(ctx context.Context, t *bulkTable, r row) error {
+func (b *bulkPass[S]) copy(ctx context.Context, t *bulkTable, r fold.Row) error {
 	if b.doomed {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/postgres/binaries"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 )
 
@@ -93,7 +94,7 @@ func TestTheDatabaseCrashesUnderABuild(t *testing.T) {
 				t.Fatal(err)
 			}
 			log := &scanned{records: records}
-			s := open(t, server.URL(name), func(c *projection.Config, _ *projection.View[tally]) {
+			s := open(t, server.URL(name), func(c *projection.Config, _ *fold.View[tally]) {
 				c.Scan, c.Generations.BulkAbove, c.Generations.BulkMemory = log.scan, 1, 20_000
 			})
 			s.barrier(records)

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // bulkPass is a pass under way: the orders of one part, in memory, until all of
@@ -21,8 +22,8 @@ type bulkPass[S any] struct {
 	*bulk[S]
 	part   bulkPart
 	orders map[string]*bulkOrder[S]
-	out    *outcome // of the fact at hand
-	delta  *delta   // what ordinary statements write at the end: parked facts, sums
+	out    *fold.Outcome // of the fact at hand
+	delta  *fold.Delta   // what ordinary statements write at the end: parked facts, sums
 	books  completeness.Books
 	marks  *completeness.Marks
 	opened map[string]string // newest epoch that was opened, by source
@@ -41,7 +42,7 @@ type bulkPass[S any] struct {
 }
 
 type bulkOrder[S any] struct {
-	order[S]
+	fold.Order[S]
 	bytes, look int // bytes folded, and at how many the size of the state is looked at
 }
 
@@ -52,24 +53,24 @@ func (b *bulk[S]) newPass(part bulkPart) *bulkPass[S] {
 		b.odd[part.number] = map[string]bool{}
 	}
 	pass := &bulkPass[S]{
-		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.newDelta(), books: part.books.Clone(), marks: completeness.NewMarks(), budget: share(b.p.cfg.Generations.BulkMemory, b.many),
+		bulk: b, part: part, orders: map[string]*bulkOrder[S]{}, delta: b.p.engine.NewDelta(), books: part.books.Clone(), marks: completeness.NewMarks(), budget: share(b.p.cfg.Generations.BulkMemory, b.many),
 		opened: map[string]string{}, known: map[string]bool{}, odd: b.odd[part.number],
 		state: b.table("state", "order_id", "partition", "state", "applied"), member: b.table("member", "aggregate_type", "aggregate_id", "order_id"),
 		// What is not nil spares the engine to derive what was before.
-		out:  &outcome{before: []map[string]row{}, counts: map[Verdict]int{}},
+		out:  &fold.Outcome{Before: []map[string]fold.Row{}, Counts: map[fold.Verdict]int{}},
 		full: make(chan bulkChunk, 4), empty: make(chan []byte, 4),
 	}
 	for source, book := range pass.books.Sources {
 		pass.opened[source] = book.Epoch
 	}
-	for _, spec := range b.p.view.specs() {
+	for _, spec := range b.p.view.Specs() {
 		var t *bulkTable
-		if spec.kind != kindSums {
+		if spec.Kind != fold.KindSums {
 			var names []string
-			for _, col := range spec.all {
-				names = append(names, col.name)
+			for _, col := range spec.All {
+				names = append(names, col.Name)
 			}
-			t = b.table(spec.name, names...)
+			t = b.table(spec.Name, names...)
 		}
 		pass.copies = append(pass.copies, t)
 	}
@@ -115,8 +116,8 @@ func (b *bulkPass[S]) take(ctx context.Context, it *bulkItem) error {
 	case it.kind == itemMark:
 		b.pass(it.mark, it.ref.Offset)
 	case it.unreadable && it.mine:
-		b.delta.parked = append(b.delta.parked, parkedFact{ref: it.ref, verdict: Poison, reason: it.err.Error()})
-		b.delta.counts[Poison]++
+		b.delta.Parked = append(b.delta.Parked, fold.ParkedFact{Ref: it.ref, Verdict: fold.Poison, Reason: it.err.Error()})
+		b.delta.Counts[fold.Poison]++
 	case it.kind == itemFact && it.mine:
 		return b.fact(ctx, &it.item, it.bytes)
 	}
@@ -132,7 +133,7 @@ func (b *bulkPass[S]) pass(r completeness.Mark, offset int64) {
 	}
 	book := b.books.Of(r.Source)
 	if r.Epoch > book.Epoch && book.Open(r.Epoch, r.First) {
-		b.delta.supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
+		b.delta.Supersede(r.Source, b.p.topics[r.Source], r.Epoch, offset)
 	}
 	book.Names, book.Blocked = r.Blocked, r.Names
 }
@@ -141,7 +142,7 @@ func (b *bulkPass[S]) pass(r completeness.Mark, offset int64) {
 func (b *bulkPass[S]) fact(ctx context.Context, it *item, bytes int) error {
 	o := b.orders[it.fact.Key]
 	if o == nil {
-		o = &bulkOrder[S]{order: *newOrder[S](it.fact.Key), look: MaxState}
+		o = &bulkOrder[S]{Order: *fold.NewOrder[S](it.fact.Key), look: fold.MaxState}
 		b.orders[it.fact.Key] = o
 		b.weight += int64(bulkOrderWeight + len(it.fact.Key))
 	}
@@ -149,7 +150,7 @@ func (b *bulkPass[S]) fact(ctx context.Context, it *item, bytes int) error {
 	if b.weight += int64(bytes + bulkFactMore); b.weight > b.budget*5/4 && len(b.orders) > 1 && b.part.buckets < maxBuckets {
 		return errHeavy
 	}
-	in := input{fact: it.fact, ref: it.ref, err: it.err, opened: b.opened[it.fact.Source], given: &it.given}
+	in := fold.Input{Fact: it.fact, Ref: it.ref, Err: it.err, Opened: b.opened[it.fact.Source], Given: &it.given}
 	if err := b.step(o, in); err != nil {
 		return b.isOdd(it.fact.Key)
 	}
@@ -165,12 +166,12 @@ func (b *bulkPass[S]) fact(ctx context.Context, it *item, bytes int) error {
 
 // step runs one fact through the engine. An error means that the order is not
 // what it was, and that its facts must be taken with more care.
-func (b *bulkPass[S]) step(o *bulkOrder[S], in input) (err error) {
-	if b.odd[o.id] {
-		out, err := b.p.engine.run(&o.order, []input{in})
+func (b *bulkPass[S]) step(o *bulkOrder[S], in fold.Input) (err error) {
+	if b.odd[o.ID] {
+		out, err := b.p.engine.Run(&o.Order, []fold.Input{in})
 		if err == nil {
-			b.out.append(out)
-			o.keep(out)
+			b.out.Append(out)
+			o.Keep(out)
 		}
 		return err
 	}
@@ -179,7 +180,7 @@ func (b *bulkPass[S]) step(o *bulkOrder[S], in input) (err error) {
 			err = fmt.Errorf("view panicked: %v", cause)
 		}
 	}()
-	b.p.engine.step(&o.order, in, b.out)
+	b.p.engine.Step(&o.Order, in, b.out)
 	return nil
 }
 
@@ -191,44 +192,44 @@ func (b *bulkPass[S]) isOdd(id string) error {
 	}
 	b.odd[id], b.doomed = true, true
 	delete(b.orders, id)
-	b.out = &outcome{before: []map[string]row{}, counts: map[Verdict]int{}}
+	b.out = &fold.Outcome{Before: []map[string]fold.Row{}, Counts: map[fold.Verdict]int{}}
 	return nil
 }
 
 // encoded encodes a state, unless it is too large or cannot be.
-func (b *bulkPass[S]) encoded(o *bulkOrder[S]) (encoded, bool) {
-	bytes, err := o.encode()
-	return bytes, err == nil && len(bytes.state) <= MaxState
+func (b *bulkPass[S]) encoded(o *bulkOrder[S]) (fold.Encoded, bool) {
+	bytes, err := o.Encode()
+	return bytes, err == nil && len(bytes.State) <= fold.MaxState
 }
 
 // hand hands on what a fact of an order left.
 func (b *bulkPass[S]) hand(ctx context.Context, id string) error {
 	out := b.out
-	out.touched = nil
-	if len(out.members) > 0 {
-		for _, a := range out.members {
-			if err := b.copy(ctx, b.member, row{a.Type, a.ID, id}); err != nil {
+	out.Touched = nil
+	if len(out.Members) > 0 {
+		for _, a := range out.Members {
+			if err := b.copy(ctx, b.member, fold.Row{a.Type, a.ID, id}); err != nil {
 				return err
 			}
 		}
-		out.members = out.members[:0]
+		out.Members = out.Members[:0]
 	}
-	if len(out.parked) > 0 {
-		b.delta.parked = append(b.delta.parked, out.parked...)
-		b.delta.quarantined = append(b.delta.quarantined, out.quarantined...)
-		out.parked, out.quarantined = nil, nil
-		if int64(len(b.delta.quarantined)) > b.p.maxParked() {
+	if len(out.Parked) > 0 {
+		b.delta.Parked = append(b.delta.Parked, out.Parked...)
+		b.delta.Quarantined = append(b.delta.Quarantined, out.Quarantined...)
+		out.Parked, out.Quarantined = nil, nil
+		if int64(len(b.delta.Quarantined)) > b.p.maxParked() {
 			return fmt.Errorf("%w: very many aggregates would be parked", errUnfit)
 		}
 	}
-	for i, rows := range out.logs {
+	for i, rows := range out.Logs {
 		t := b.copies[len(b.p.view.Tables)+i]
 		for _, r := range rows {
 			if err := b.copy(ctx, t, r); err != nil {
 				return err
 			}
 		}
-		out.logs[i] = rows[:0]
+		out.Logs[i] = rows[:0]
 	}
 	return nil
 }
@@ -236,7 +237,7 @@ func (b *bulkPass[S]) hand(ctx context.Context, id string) error {
 // derive writes what the states come to.
 func (b *bulkPass[S]) derive(ctx context.Context) error {
 	for id, o := range b.orders {
-		if len(o.applied) == 0 {
+		if len(o.Applied) == 0 {
 			continue // all of it was superseded
 		}
 		tables, err := b.tablesOf(o)
@@ -250,7 +251,7 @@ func (b *bulkPass[S]) derive(ctx context.Context) error {
 		if b.doomed {
 			continue
 		}
-		if err := b.copy(ctx, b.state, row{id, int64(b.part.number), bytes.state, bytes.applied}); err != nil {
+		if err := b.copy(ctx, b.state, fold.Row{id, int64(b.part.number), bytes.State, bytes.Applied}); err != nil {
 			return err
 		}
 		if err := b.rows(ctx, tables); err != nil {
@@ -261,7 +262,7 @@ func (b *bulkPass[S]) derive(ctx context.Context) error {
 	if b.doomed {
 		return errOdd
 	}
-	maps.Copy(b.delta.counts, b.out.counts)
+	maps.Copy(b.delta.Counts, b.out.Counts)
 	for _, t := range append([]*bulkTable{b.state, b.member}, b.copies...) {
 		if t == nil {
 			continue
@@ -274,11 +275,11 @@ func (b *bulkPass[S]) derive(ctx context.Context) error {
 }
 
 // rows writes what one order comes to.
-func (b *bulkPass[S]) rows(ctx context.Context, tables []map[string]row) error {
+func (b *bulkPass[S]) rows(ctx context.Context, tables []map[string]fold.Row) error {
 	for i, rows := range tables {
 		for key, r := range rows {
 			if b.copies[i] == nil {
-				b.delta.tables[i].add(key, r, 1)
+				b.delta.Tables[i].Add(key, r, 1)
 			} else if err := b.copy(ctx, b.copies[i], r); err != nil {
 				return err
 			}
@@ -288,13 +289,13 @@ func (b *bulkPass[S]) rows(ctx context.Context, tables []map[string]row) error {
 }
 
 // tablesOf derives the rows of an order and survives it.
-func (b *bulkPass[S]) tablesOf(o *bulkOrder[S]) (rows []map[string]row, err error) {
+func (b *bulkPass[S]) tablesOf(o *bulkOrder[S]) (rows []map[string]fold.Row, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("view panicked: %v", cause)
 		}
 	}()
-	return b.p.engine.derive(&o.order), nil
+	return b.p.engine.Derive(&o.Order), nil
 }
 
 // of notes whose topics are read.

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // bulkSchema is where copying in bulk notes how far it is. The tables are empty
@@ -66,9 +68,9 @@ func (b *bulk[S]) noted(ctx context.Context, tx pgx.Tx) ([]notedIndex, error) {
 // several passes add to, keep theirs.
 func (b *bulk[S]) dropIndexes(ctx context.Context, tx pgx.Tx) error {
 	of := []string{"state", "member"}
-	for _, spec := range b.p.view.specs() {
-		if spec.kind != kindSums {
-			of = append(of, spec.name)
+	for _, spec := range b.p.view.Specs() {
+		if spec.Kind != fold.KindSums {
+			of = append(of, spec.Name)
 		}
 	}
 	if _, err := tx.Exec(ctx, noteIndexes, of); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // What an order weighs in memory, in bytes, more or less: by itself, and with
@@ -84,7 +85,7 @@ func (b *bulk[S]) pass(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	number := int32(-1)
-	var did *delta
+	var did *fold.Delta
 	var part bulkPart
 	odd := 0
 	err = func() error {
@@ -167,7 +168,7 @@ type batch[T any] struct {
 
 // copyPart reads the part's logs, decodes, folds, and writes: one after another,
 // all at the same time.
-func (b *bulk[S]) copyPart(ctx context.Context, tx pgx.Tx, part bulkPart) (*delta, error) {
+func (b *bulk[S]) copyPart(ctx context.Context, tx pgx.Tx, part bulkPart) (*fold.Delta, error) {
 	pass, records := b.newPass(part), int64(0)
 	for _, log := range part.logs {
 		records += log.End - log.Start

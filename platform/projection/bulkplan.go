@@ -26,7 +26,7 @@ const (
 // reports whether copying in bulk is under way.
 func (b *bulk[S]) plan(ctx context.Context) (under bool, err error) {
 	p := b.p
-	if p.cfg.Generations.BulkAbove < 0 && !p.view.rederives() {
+	if p.cfg.Generations.BulkAbove < 0 && !p.view.Rederives() {
 		return false, nil
 	}
 	err = postgres.InTx(ctx, p.pool, func(tx pgx.Tx) error {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // As many passes as there are cores go on at once if nobody is in their way, and
@@ -55,7 +56,7 @@ func TestAnotherProcessIsAtIt(t *testing.T) {
 			first := inBulk(t, mine, 1<<20)
 			first.barrier(log.records)
 			late := &scanned{records: log.records}
-			second := open(t, first.url, func(c *projection.Config, _ *projection.View[tally]) {
+			second := open(t, first.url, func(c *projection.Config, _ *fold.View[tally]) {
 				c.Scan, c.Generations.BulkAbove, c.Generations.BulkMemory = late.scan, 1, 1<<20
 			})
 			second.barrier(log.records)

@@ -11,6 +11,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // position is a locked position row.
@@ -55,7 +56,7 @@ func (p *position) seal() ([]byte, error) {
 // Claim makes this process the owner of a partition number. It implements
 // [consumer.Handler].
 func (p *Projection[S]) Claim(ctx context.Context, number int32, ids map[string]string) (map[string]int64, error) {
-	pt := &partition[S]{number: number, ids: ids, orders: map[string]*order[S]{}, marks: completeness.NewMarks(), surplus: map[string]surplus{}}
+	pt := &partition[S]{number: number, ids: ids, orders: map[string]*fold.Order[S]{}, marks: completeness.NewMarks(), surplus: map[string]surplus{}}
 	bounds, err := p.boundsOnce(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("claim partition %d of %s: %w", number, p.own, err)

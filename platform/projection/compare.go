@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A comparison goes through two generations order by order, in the order of
@@ -31,7 +33,7 @@ type comparison[S any] struct {
 	expect   func(table, field string) bool
 	progress func(done, total int64)
 
-	shared  map[string][]column // per table of rows and logs, the columns both have
+	shared  map[string][]fold.Column // per table of rows and logs, the columns both have
 	sums    *sumCheck
 	apart   map[string]string // orders at other versions, and how
 	stored  int64             // fields that are not what this code derives
@@ -43,7 +45,7 @@ type comparison[S any] struct {
 
 // expectations matches what may differ: a table, a column, or a place within a
 // document.
-func expectations(declared []Expected, asked []string) func(table, field string) bool {
+func expectations(declared []fold.Expected, asked []string) func(table, field string) bool {
 	all := slices.Clone(asked)
 	for _, e := range declared {
 		if len(e.Columns) == 0 {
@@ -73,7 +75,7 @@ func (c *comparison[S]) run(ctx context.Context, patience time.Duration) error {
 			pgx.Identifier{c.base.schema}.Sanitize())).Scan(&c.total); err != nil {
 			return err
 		}
-		c.sums = newSumCheck(c.p.view.specs())
+		c.sums = newSumCheck(c.p.view.Specs())
 		if err := c.stream(ctx, tx); err != nil {
 			return err
 		}
@@ -101,22 +103,22 @@ func (c *comparison[S]) shape(ctx context.Context, tx pgx.Tx) error {
 	if _, err := pgx.ForEachRow(rows, []any{&table, &name}, func() error { has[table+"."+name] = true; return nil }); err != nil {
 		return fmt.Errorf("look at the tables: %w", err)
 	}
-	c.shared = map[string][]column{}
-	for _, spec := range c.p.view.specs() {
-		if spec.kind == kindSums {
+	c.shared = map[string][]fold.Column{}
+	for _, spec := range c.p.view.Specs() {
+		if spec.Kind == fold.KindSums {
 			continue
 		}
-		var both []column
+		var both []fold.Column
 		keyed := true
-		for _, col := range spec.all {
-			if has[spec.name+"."+col.name] {
+		for _, col := range spec.All {
+			if has[spec.Name+"."+col.Name] {
 				both = append(both, col)
 			} else {
-				keyed = keyed && !col.key
+				keyed = keyed && !col.Key
 			}
 		}
 		if keyed && len(both) > 0 {
-			c.shared[spec.name] = both
+			c.shared[spec.Name] = both
 		}
 	}
 	return nil
@@ -134,7 +136,7 @@ type stateOf struct{ state, applied []byte }
 
 // tablePair are the rows of one order in one table: all columns of the new
 // generation, the shared ones of the old.
-type tablePair struct{ new, old []row }
+type tablePair struct{ new, old []fold.Row }
 
 // examine judges one order.
 func (c *comparison[S]) examine(pr *pair[S]) error {
@@ -159,9 +161,9 @@ func (c *comparison[S]) examine(pr *pair[S]) error {
 	}
 	delete(c.apart, pr.id)
 	c.report.OrdersCompared++
-	for _, spec := range c.p.view.specs() {
-		if both, ok := c.shared[spec.name]; ok {
-			c.rows(pr.id, spec, both, pr.rows[spec.name])
+	for _, spec := range c.p.view.Specs() {
+		if both, ok := c.shared[spec.Name]; ok {
+			c.rows(pr.id, spec, both, pr.rows[spec.Name])
 		}
 	}
 	return nil
@@ -179,33 +181,33 @@ func (c *comparison[S]) derived(pr *pair[S]) error {
 	if err != nil {
 		return err
 	}
-	for i, spec := range c.p.view.specs() {
+	for i, spec := range c.p.view.Specs() {
 		if i >= len(tables) {
 			break // logs need nothing but their fact
 		}
-		if spec.kind == kindSums {
+		if spec.Kind == fold.KindSums {
 			for _, r := range tables[i] {
 				c.sums.add(spec, pr.partition, r, 1)
 			}
 			continue
 		}
-		stored := map[string]row{}
-		if t := pr.rows[spec.name]; t != nil {
+		stored := map[string]fold.Row{}
+		if t := pr.rows[spec.Name]; t != nil {
 			for _, r := range t.new {
-				stored[keyOf(spec.all, r)] = r
+				stored[fold.KeyOf(spec.All, r)] = r
 			}
 		}
 		for key, r := range tables[i] {
-			for _, field := range fieldsApart(spec.all, spec.all, stored[key], r) {
+			for _, field := range fieldsApart(spec.All, spec.All, stored[key], r) {
 				if c.stored++; c.stored <= maxNamed {
-					c.report.refuse(checkStored, "order "+pr.id, "table %s: %s is stored otherwise than this code derives it from the state", spec.name, nameOf(field.name))
+					c.report.refuse(checkStored, "order "+pr.id, "table %s: %s is stored otherwise than this code derives it from the state", spec.Name, nameOf(field.name))
 				}
 			}
 			delete(stored, key)
 		}
 		for range stored {
 			if c.stored++; c.stored <= maxNamed {
-				c.report.refuse(checkStored, "order "+pr.id, "table %s: a row is stored that this code does not derive from the state", spec.name)
+				c.report.refuse(checkStored, "order "+pr.id, "table %s: a row is stored that this code does not derive from the state", spec.Name)
 			}
 		}
 	}
@@ -220,28 +222,28 @@ func nameOf(field string) string {
 }
 
 // derive runs today's code over a stored state, and survives it.
-func (c *comparison[S]) derive(id string, s *stateOf) (tables []map[string]row, err error) {
+func (c *comparison[S]) derive(id string, s *stateOf) (tables []map[string]fold.Row, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("view %s panicked over the state of order %s: %v", c.p.view.Name, id, cause)
 		}
 	}()
-	o, err := openOrder[S](id, encoded{s.state, s.applied})
+	o, err := fold.OpenOrder[S](id, fold.Encoded{State: s.state, Applied: s.applied})
 	if err != nil {
 		return nil, err
 	}
-	return c.p.engine.derive(o), nil
+	return c.p.engine.Derive(o), nil
 }
 
 // versionsApart says how the versions of an order differ, or "".
 func versionsApart(new, old *stateOf) (string, error) {
-	var docs [2]appliedDoc
+	var docs [2]fold.Versions
 	for i, s := range []*stateOf{new, old} {
 		if s == nil {
 			continue
 		}
 		var err error
-		if docs[i], err = openApplied(s.applied); err != nil {
+		if docs[i], err = fold.OpenVersions(s.applied); err != nil {
 			return "", err
 		}
 	}
@@ -252,7 +254,7 @@ func versionsApart(new, old *stateOf) (string, error) {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		var at [2]applied
+		var at [2]fold.Applied
 		for i, doc := range docs {
 			if record := doc.Aggregates[key]; record != nil {
 				at[i] = *record
@@ -269,7 +271,7 @@ func versionsApart(new, old *stateOf) (string, error) {
 	return "", nil
 }
 
-func parkedWord(a applied) string {
+func parkedWord(a fold.Applied) string {
 	if a.Parked == "" {
 		return ""
 	}
@@ -277,23 +279,23 @@ func parkedWord(a applied) string {
 }
 
 // rows compares what both generations show of one order in one table.
-func (c *comparison[S]) rows(id string, spec *tableSpec, both []column, t *tablePair) {
+func (c *comparison[S]) rows(id string, spec *fold.Spec, both []fold.Column, t *tablePair) {
 	if t == nil {
 		return
 	}
-	old := map[string]row{}
+	old := map[string]fold.Row{}
 	for _, r := range t.old {
-		old[keyOf(both, r)] = r
+		old[fold.KeyOf(both, r)] = r
 	}
 	named := func(key string, fields []fieldApart) {
 		for _, f := range fields {
-			c.differ(Difference{Order: id, Table: spec.name, Key: key, Field: f.name, Base: f.base, Value: f.value})
+			c.differ(Difference{Order: id, Table: spec.Name, Key: key, Field: f.name, Base: f.base, Value: f.value})
 		}
 	}
 	for _, r := range t.new {
 		c.report.RowsCompared++
-		key := keyOf(spec.all, r)
-		named(keyText(spec.all, r), fieldsApart(both, spec.all, old[key], r))
+		key := fold.KeyOf(spec.All, r)
+		named(keyText(spec.All, r), fieldsApart(both, spec.All, old[key], r))
 		delete(old, key)
 	}
 	for _, r := range old {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // fieldApart is a field with both values.
@@ -15,27 +17,27 @@ type fieldApart struct{ name, base, value string }
 
 // fieldsApart compares a row of the base, with the columns both, with one that
 // has the columns all. A nil row is not there.
-func fieldsApart(both, all []column, base, value row) []fieldApart {
+func fieldsApart(both, all []fold.Column, base, value fold.Row) []fieldApart {
 	if base == nil {
 		return []fieldApart{{value: "(row)"}}
 	}
 	var apart []fieldApart
 	for i, col := range both {
-		j := slices.IndexFunc(all, func(a column) bool { return a.name == col.name })
+		j := slices.IndexFunc(all, func(a fold.Column) bool { return a.Name == col.Name })
 		if !equalValues(col, base[i], value[j]) {
-			apart = append(apart, documentsApart(col.name, textOf(base[i]), textOf(value[j]))...)
+			apart = append(apart, documentsApart(col.Name, textOf(base[i]), textOf(value[j]))...)
 		}
 	}
 	return apart
 }
 
-func equalValues(col column, a, b any) bool {
-	if equalRows(row{a}, row{b}) {
+func equalValues(col fold.Column, a, b any) bool {
+	if fold.EqualRows(fold.Row{a}, fold.Row{b}) {
 		return true
 	}
 	x, ok := a.(string)
 	y, also := b.(string)
-	if col.typ != typeJSON || !ok || !also {
+	if col.Type != fold.TypeJSON || !ok || !also {
 		return false
 	}
 	var m, n any
@@ -86,17 +88,17 @@ func textOf(v any) string {
 
 func brief(s string) string {
 	const most = 120
-	if s = clean(s); len(s) > most {
+	if s = fold.Clean(s); len(s) > most {
 		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }
 
 // keyText names a row within its order.
-func keyText(columns []column, r row) string {
+func keyText(columns []fold.Column, r fold.Row) string {
 	var parts []string
 	for i, col := range columns {
-		if col.key && col.name != "order_id" {
+		if col.Key && col.Name != "order_id" {
 			parts = append(parts, textOf(r[i]))
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // cursor reads the rows of a table in the order of their orders, a page at a
@@ -16,7 +18,7 @@ import (
 type cursor struct {
 	tx   pgx.Tx
 	name string
-	page []row // the first column is the order
+	page []fold.Row // the first column is the order
 	end  bool
 }
 
@@ -47,8 +49,8 @@ func (c *cursor) peek(ctx context.Context) (order string, ok bool, err error) {
 }
 
 // take returns the rows of one order, which must be the next one here.
-func (c *cursor) take(ctx context.Context, id string) ([]row, error) {
-	var taken []row
+func (c *cursor) take(ctx context.Context, id string) ([]fold.Row, error) {
+	var taken []fold.Row
 	for {
 		next, ok, err := c.peek(ctx)
 		if err != nil || !ok || next != id {
@@ -58,7 +60,7 @@ func (c *cursor) take(ctx context.Context, id string) ([]row, error) {
 	}
 }
 
-func scanRow(r pgx.CollectableRow) (row, error) {
+func scanRow(r pgx.CollectableRow) (fold.Row, error) {
 	values, err := r.Values()
 	for i, v := range values {
 		if at, ok := v.(time.Time); ok {
@@ -69,10 +71,10 @@ func scanRow(r pgx.CollectableRow) (row, error) {
 }
 
 // selects writes the columns of a table as the kernel's types, the order first.
-func selects(columns []column) string {
+func selects(columns []fold.Column) string {
 	names := []string{"order_id"}
 	for _, col := range columns {
-		names = append(names, col.name+"::"+columnTypes[col.typ])
+		names = append(names, col.Name+"::"+columnTypes[col.Type])
 	}
 	return strings.Join(names, ", ")
 }
@@ -95,20 +97,20 @@ func (c *comparison[S]) open(ctx context.Context, tx pgx.Tx) (*cursors, error) {
 	if all.oldState, err = openCursor(ctx, tx, "old_state", stateColumns, quote(c.base.schema, "state")); err != nil {
 		return nil, err
 	}
-	for i, spec := range c.p.view.specs() {
-		if spec.kind == kindSums {
+	for i, spec := range c.p.view.Specs() {
+		if spec.Kind == fold.KindSums {
 			continue
 		}
 		var both [2]*cursor
-		if both[0], err = openCursor(ctx, tx, fmt.Sprintf("new_%d", i), selects(spec.all), quote(c.to.own.schema, spec.name)); err != nil {
+		if both[0], err = openCursor(ctx, tx, fmt.Sprintf("new_%d", i), selects(spec.All), quote(c.to.own.schema, spec.Name)); err != nil {
 			return nil, err
 		}
-		if shared, ok := c.shared[spec.name]; ok {
-			if both[1], err = openCursor(ctx, tx, fmt.Sprintf("old_%d", i), selects(shared), quote(c.base.schema, spec.name)); err != nil {
+		if shared, ok := c.shared[spec.Name]; ok {
+			if both[1], err = openCursor(ctx, tx, fmt.Sprintf("old_%d", i), selects(shared), quote(c.base.schema, spec.Name)); err != nil {
 				return nil, err
 			}
 		}
-		all.tables[spec.name] = both
+		all.tables[spec.Name] = both
 	}
 	return all, nil
 }
@@ -186,7 +188,7 @@ func (c *comparison[S]) next(ctx context.Context, all *cursors) (*pair[S], error
 	return pr, nil
 }
 
-func (pr *pair[S]) state(side int, r row) {
+func (pr *pair[S]) state(side int, r fold.Row) {
 	s := &stateOf{state: []byte(r[2].(string)), applied: []byte(r[3].(string))}
 	if side == 0 {
 		pr.new, pr.partition = s, int32(r[1].(int64))
@@ -196,7 +198,7 @@ func (pr *pair[S]) state(side int, r row) {
 }
 
 // takeRows takes the rows of an order, without the order that was put first.
-func takeRows(ctx context.Context, cur *cursor, id string) ([]row, error) {
+func takeRows(ctx context.Context, cur *cursor, id string) ([]fold.Row, error) {
 	rows, err := cur.take(ctx, id)
 	for i := range rows {
 		rows[i] = rows[i][1:]
@@ -230,7 +232,7 @@ func (c *comparison[S]) lookAt(ctx context.Context, tx pgx.Tx, ids []string) err
 			pairs[id].rows[name] = &tablePair{}
 		}
 	}
-	each := func(schema, table, columns string, take func(*pair[S], row)) error {
+	each := func(schema, table, columns string, take func(*pair[S], fold.Row)) error {
 		rows, err := tx.Query(ctx, "SELECT "+columns+" FROM "+pgx.Identifier{schema, table}.Sanitize()+" WHERE order_id = ANY($1::text[])", ids)
 		if err != nil {
 			return fmt.Errorf("look at orders: %w", err)
@@ -245,20 +247,20 @@ func (c *comparison[S]) lookAt(ctx context.Context, tx pgx.Tx, ids []string) err
 		return nil
 	}
 	for side, schema := range []string{c.to.own.schema, c.base.schema} {
-		if err := each(schema, "state", stateColumns, func(pr *pair[S], r row) { pr.state(side, r) }); err != nil {
+		if err := each(schema, "state", stateColumns, func(pr *pair[S], r fold.Row) { pr.state(side, r) }); err != nil {
 			return err
 		}
-		for _, spec := range c.p.view.specs() {
-			both, ok := c.shared[spec.name]
+		for _, spec := range c.p.view.Specs() {
+			both, ok := c.shared[spec.Name]
 			if !ok {
 				continue
 			}
-			columns := spec.all
+			columns := spec.All
 			if side == 1 {
 				columns = both
 			}
-			err := each(schema, spec.name, selects(columns), func(pr *pair[S], r row) {
-				if t := pr.rows[spec.name]; side == 0 {
+			err := each(schema, spec.Name, selects(columns), func(pr *pair[S], r fold.Row) {
+				if t := pr.rows[spec.Name]; side == 0 {
 					t.new = append(t.new, r[1:])
 				} else {
 					t.old = append(t.old, r[1:])
@@ -277,9 +279,9 @@ func (c *comparison[S]) lookAt(ctx context.Context, tx pgx.Tx, ids []string) err
 		if c.apart[id] = how; how == "" {
 			delete(c.apart, id)
 			c.report.OrdersCompared++
-			for _, spec := range c.p.view.specs() {
-				if both, ok := c.shared[spec.name]; ok {
-					c.rows(id, spec, both, pairs[id].rows[spec.name])
+			for _, spec := range c.p.view.Specs() {
+				if both, ok := c.shared[spec.Name]; ok {
+					c.rows(id, spec, both, pairs[id].rows[spec.Name])
 				}
 			}
 		}

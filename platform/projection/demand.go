@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
@@ -154,14 +155,14 @@ func checkToken(t event.Token, row tokenRow) demandResult {
 	if record == nil || record.Version == 0 && record.Parked == "" {
 		return demandWaits
 	}
-	switch same, known := record.holds(t.Version, t.EventID); {
+	switch same, known := record.Holds(t.Version, t.EventID); {
 	case record.Epoch == t.Epoch && record.Version >= t.Version, record.Epoch > t.Epoch && same:
 		return demandMet
 	case record.Epoch > t.Epoch && known && t.Version <= record.Version:
 		return demandLost
 	}
 	// A gap heals by itself, and what waits for a newer epoch is refolded.
-	if row.blocked || record.Parked != "" && record.Parked != Gap && record.Parked != NewerEpoch {
+	if row.blocked || record.Parked != "" && record.Parked != fold.Gap && record.Parked != fold.NewerEpoch {
 		return demandParked
 	}
 	return demandWaits

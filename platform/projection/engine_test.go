@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/conformance"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // The view of these tests: an order has parts, one per aggregate, each with a
@@ -69,8 +69,8 @@ CREATE TABLE notes (order_id text NOT NULL, aggregate_type text, aggregate_id te
 	PRIMARY KEY (aggregate_type, aggregate_id, epoch, version, event_id, ordinal));
 `
 
-func tallyView() projection.View[tally] {
-	return projection.View[tally]{
+func tallyView() fold.View[tally] {
+	return fold.View[tally]{
 		Name: "tally", Version: 1, Schema: tallySchema, Sources: []string{"order", "payment"},
 		Fold: func(s *tally, f event.Fact) {
 			n, ok := f.Body.(*note)
@@ -87,15 +87,15 @@ func tallyView() projection.View[tally] {
 			}
 			p.Last = f.OccurredAt
 			if n.Text == "swell" {
-				p.Pad = strings.Repeat("x", projection.MaxState)
+				p.Pad = strings.Repeat("x", fold.MaxState)
 			}
 			s.Parts[f.Aggregate.String()] = p
 			if n.Text == "burst" {
 				panic("burst")
 			}
 		},
-		Tables: []projection.Table[tally]{
-			projection.Rows("parts", func(order string, s *tally, put func(partRow)) {
+		Tables: []fold.Table[tally]{
+			fold.Rows("parts", func(order string, s *tally, put func(partRow)) {
 				for id, p := range s.Parts {
 					r := partRow{OrderID: order, Part: id, Amount: p.Amount, Doc: `{"n":` + fmt.Sprint(p.Amount) + `}`}
 					if p.Text != "" {
@@ -112,14 +112,14 @@ func tallyView() projection.View[tally] {
 					}
 				}
 			}),
-			projection.Sums("texts", func(_ string, s *tally, add func(textSum)) {
+			fold.Sums("texts", func(_ string, s *tally, add func(textSum)) {
 				for _, p := range s.Parts {
 					add(textSum{p.Text, 1, p.Amount})
 				}
 			}),
 		},
-		Logs: []projection.LogTable{
-			projection.Log("notes", func(f event.Fact, put func(noteLog)) {
+		Logs: []fold.LogTable{
+			fold.Log("notes", func(f event.Fact, put func(noteLog)) {
 				if n, ok := f.Body.(*note); ok && n.Text != "" {
 					put(noteLog{n.Text, f.OccurredAt})
 				}
@@ -219,7 +219,7 @@ func TestMemory(t *testing.T) {
 	for _, tt := range tests {
 		for _, cut := range []string{"one batch", "single facts"} {
 			t.Run(tt.name+"/"+cut, func(t *testing.T) {
-				m := projection.NewMemory(tallyView())
+				m := fold.NewMemory(tallyView())
 				if cut == "one batch" {
 					apply(t, m, tt.given...)
 				} else {
@@ -243,7 +243,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-func apply(t *testing.T, m *projection.Memory[tally], batch ...event.Fact) {
+func apply(t *testing.T, m *fold.Memory[tally], batch ...event.Fact) {
 	t.Helper()
 	if err := m.Apply(batch...); err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func newer(f event.Fact) event.Fact {
 }
 
 func TestDuplicateLongAfter(t *testing.T) {
-	m := projection.NewMemory(tallyView())
+	m := fold.NewMemory(tallyView())
 	for v := range int64(100) {
 		apply(t, m, fact("o", "order/o", v+1, &note{Add: 1}))
 	}
@@ -279,20 +279,20 @@ func TestDuplicateLongAfter(t *testing.T) {
 func TestCheck(t *testing.T) {
 	tests := []struct {
 		name  string
-		spoil func(*projection.View[tally])
+		spoil func(*fold.View[tally])
 		want  string
 	}{
-		{"name", func(v *projection.View[tally]) { v.Name = "Tally" }, "view name"},
-		{"version", func(v *projection.View[tally]) { v.Version = 0 }, "not positive"},
-		{"no order id", func(v *projection.View[tally]) {
-			v.Tables = append(v.Tables, projection.Rows("bad", func(string, *tally, func(textSum)) {}))
+		{"name", func(v *fold.View[tally]) { v.Name = "Tally" }, "view name"},
+		{"version", func(v *fold.View[tally]) { v.Version = 0 }, "not positive"},
+		{"no order id", func(v *fold.View[tally]) {
+			v.Tables = append(v.Tables, fold.Rows("bad", func(string, *tally, func(textSum)) {}))
 		}, "wrong kind of column"},
-		{"first column", func(v *projection.View[tally]) {
-			v.Tables = append(v.Tables, projection.Rows("bad", func(string, *tally, func(noteLog)) {}))
+		{"first column", func(v *fold.View[tally]) {
+			v.Tables = append(v.Tables, fold.Rows("bad", func(string, *tally, func(noteLog)) {}))
 		}, "order_id"},
-		{"twice", func(v *projection.View[tally]) { v.Tables = append(v.Tables, v.Tables[0]) }, "declared twice"},
-		{"float", func(v *projection.View[tally]) {
-			v.Tables = append(v.Tables, projection.Rows("bad", func(string, *tally, func(struct {
+		{"twice", func(v *fold.View[tally]) { v.Tables = append(v.Tables, v.Tables[0]) }, "declared twice"},
+		{"float", func(v *fold.View[tally]) {
+			v.Tables = append(v.Tables, fold.Rows("bad", func(string, *tally, func(struct {
 				F float64 `db:"f"`
 			})) {
 			}))

@@ -8,6 +8,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
@@ -198,7 +199,7 @@ func TestEquivocationIsDecidedByTheOwner(t *testing.T) {
 // any other.
 func TestAVoidFactAdvancesTheVersion(t *testing.T) {
 	journal := journalOf()
-	s := fresh(t, withJournal(journal), func(_ *projection.Config, v *projection.View[tally]) {
+	s := fresh(t, withJournal(journal), func(_ *projection.Config, v *fold.View[tally]) {
 		fold := v.Fold
 		v.Fold = func(s *tally, f event.Fact) {
 			if f.Type == "FactVoided" {

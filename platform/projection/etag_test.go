@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
@@ -85,7 +86,7 @@ func TestASwapChangesTheETagAndEndsPages(t *testing.T) {
 	facts := newTopics().facts(fact("o", "order/o", 1, &note{Add: 1}))
 	old.handle(facts...)
 	known := old.etag()
-	next := open(t, old.url, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 })
+	next := open(t, old.url, func(_ *projection.Config, v *fold.View[tally]) { v.Version = 2 })
 	inOld := projection.InGeneration(next.Answering())
 	if got := next.etag(inOld); got != known {
 		t.Errorf("two processes show the same generation with etags %s and %s", known, got)

@@ -15,6 +15,7 @@ import (
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // maxBlocked is how many aggregates a source names that it holds back. With
@@ -67,7 +68,7 @@ func (p *Projection[S]) freshness(from *reading, got found, q *question) *freshn
 
 // etag names what an answer about one order shows. The fingerprints of event ids
 // are part of it, because a refold may put another event in a version's place.
-func etag(f *freshnessv1.Freshness, doc *appliedDoc, passed *time.Time) string {
+func etag(f *freshnessv1.Freshness, doc *fold.Versions, passed *time.Time) string {
 	text := make([]byte, 0, 512)
 	word := func(s string) { text = append(append(text, s...), 0) }
 	number := func(n int64) { text = append(strconv.AppendInt(text, n, 10), 0) }
@@ -131,7 +132,7 @@ func prove(s *freshnessv1.SourceFreshness, all []completeness.Book, partitions i
 }
 
 // entity adds how the answered order stands.
-func entity(f *freshnessv1.Freshness, doc *appliedDoc, order string) {
+func entity(f *freshnessv1.Freshness, doc *fold.Versions, order string) {
 	held := map[string]bool{}
 	for _, source := range f.GetSources() {
 		for _, name := range source.GetBlocked() {
@@ -149,7 +150,7 @@ func entity(f *freshnessv1.Freshness, doc *appliedDoc, order string) {
 		typ, id, _ := strings.Cut(key, "/")
 		status := freshnessv1.EntityStatus_ENTITY_STATUS_CURRENT
 		switch {
-		case record.Parked == Gap || record.Parked == NewerEpoch:
+		case record.Parked == fold.Gap || record.Parked == fold.NewerEpoch:
 			status = freshnessv1.EntityStatus_ENTITY_STATUS_WAITING_FOR_GAP
 		case record.Parked != "" || doc.Blocked != "" || held[key]:
 			status = freshnessv1.EntityStatus_ENTITY_STATUS_QUARANTINED

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A generation is one build of a view: its tables, states, positions and
@@ -224,7 +225,7 @@ func (g generation) String() string {
 }
 
 // attemptOf names a build of the view's own version.
-func attemptOf[S any](view View[S], attempt int) generation {
+func attemptOf[S any](view fold.View[S], attempt int) generation {
 	g := generation{name: view.Name, version: view.Version, hash: view.Hash(), attempt: attempt, status: statusBuilding}
 	g.schema = fmt.Sprintf("%s_g%d_%s", g.name, g.version, g.hash)
 	if attempt > 1 {
@@ -238,7 +239,7 @@ const lockCatalog = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 // openGeneration finds the view's generation or makes it, and returns it with
 // the generation that the pointer names, if any. Of several of its version it
 // takes the one that answers, else the one that was ready first.
-func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view View[S], partitions int32) (own, serving generation, err error) {
+func openGeneration[S any](ctx context.Context, pool *pgxpool.Pool, view fold.View[S], partitions int32) (own, serving generation, err error) {
 	err = postgres.InTx(ctx, pool, func(tx pgx.Tx) error {
 		own = attemptOf(view, 1)
 		// All processes of a projection start at once; one of them creates.
@@ -297,7 +298,7 @@ func upgradeKernel(ctx context.Context, tx pgx.Tx, schema string) error {
 // nextGeneration makes another generation of the view's version, under the lock
 // of the catalog. Numbers are never used twice, because consumer groups and page
 // tokens bear them.
-func nextGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], operation string, partitions int32) (generation, error) {
+func nextGeneration[S any](ctx context.Context, tx pgx.Tx, view fold.View[S], operation string, partitions int32) (generation, error) {
 	own, last := attemptOf(view, 1), 0
 	if err := tx.QueryRow(ctx, "SELECT coalesce(max(attempt), 0) FROM tidemark.generation WHERE name = $1 AND version = $2 AND hash = $3",
 		own.name, own.version, own.hash).Scan(&last); err != nil {
@@ -309,27 +310,27 @@ func nextGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], operati
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO tidemark.generation (name, version, hash, attempt, schema, partitions, status, operation, remembers)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		own.name, own.version, own.hash, own.attempt, own.schema, partitions, statusBuilding, operation, view.remembers())
+		own.name, own.version, own.hash, own.attempt, own.schema, partitions, statusBuilding, operation, view.Remembers())
 	if err != nil {
 		return own, fmt.Errorf("enter generation %s into the catalog: %w", own, err)
 	}
 	return own, nil
 }
 
-func createGeneration[S any](ctx context.Context, tx pgx.Tx, view View[S], own generation, partitions int32) error {
+func createGeneration[S any](ctx context.Context, tx pgx.Tx, view fold.View[S], own generation, partitions int32) error {
 	schema := pgx.Identifier{own.schema}.Sanitize()
 	for _, statement := range []string{"CREATE SCHEMA " + schema, "SET LOCAL search_path = " + schema, kernelSchema, view.Schema} {
 		if _, err := tx.Exec(ctx, statement); err != nil {
 			return err
 		}
 	}
-	for _, spec := range view.specs() {
+	for _, spec := range view.Specs() {
 		var names []string
-		for _, col := range spec.all {
-			names = append(names, col.name)
+		for _, col := range spec.All {
+			names = append(names, col.Name)
 		}
-		if _, err := tx.Exec(ctx, "SELECT "+strings.Join(names, ", ")+" FROM "+spec.name+" LIMIT 0"); err != nil {
-			return fmt.Errorf("schema.sql does not fit table %s: %w", spec.name, err)
+		if _, err := tx.Exec(ctx, "SELECT "+strings.Join(names, ", ")+" FROM "+spec.Name+" LIMIT 0"); err != nil {
+			return fmt.Errorf("schema.sql does not fit table %s: %w", spec.Name, err)
 		}
 	}
 	// The rows exist before anybody locks them: FOR UPDATE locks no absent row.

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
@@ -83,7 +84,7 @@ func TestRebuildSwapAndRollback(t *testing.T) {
 }
 
 // buggy is version 2 of the view, with a bug for one order.
-func buggy(_ *projection.Config, v *projection.View[tally]) {
+func buggy(_ *projection.Config, v *fold.View[tally]) {
 	fold := v.Fold
 	v.Version = 2
 	v.Fold = func(s *tally, f event.Fact) {
@@ -154,10 +155,10 @@ func TestABugInTheNewVersionIsRefused(t *testing.T) {
 func TestAnOldProgramStopsAnsweringAfterItsDrain(t *testing.T) {
 	at := newSite(t)
 	at.send(orders(3)...)
-	old := at.process(func(c *projection.Config, _ *projection.View[tally]) { c.Generations.Drain = time.Nanosecond })
+	old := at.process(func(c *projection.Config, _ *fold.View[tally]) { c.Generations.Drain = time.Nanosecond })
 	at.read(old.Projection)
 	old.look()
-	next := at.process(func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 })
+	next := at.process(func(_ *projection.Config, v *fold.View[tally]) { v.Version = 2 })
 	at.read(next.Projection)
 	next.look()
 	next.operates()
@@ -180,7 +181,7 @@ func TestAnOldProgramStopsAnsweringAfterItsDrain(t *testing.T) {
 }
 
 func TestTheGateNamesWhatStandsInTheWay(t *testing.T) {
-	parked := func(_ *projection.Config, v *projection.View[tally]) {
+	parked := func(_ *projection.Config, v *fold.View[tally]) {
 		v.Version = 2
 		v.Fold = func(*tally, event.Fact) { panic("cannot read anything") }
 	}
@@ -232,7 +233,7 @@ func TestTheGateNamesWhatStandsInTheWay(t *testing.T) {
 			at.read(old.Projection)
 			old.look()
 			if tt.tweak == nil {
-				tt.tweak = func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 }
+				tt.tweak = func(_ *projection.Config, v *fold.View[tally]) { v.Version = 2 }
 			}
 			next := at.process(tt.tweak)
 			at.read(next.Projection)

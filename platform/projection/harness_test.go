@@ -23,6 +23,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 	"github.com/tidemark-dev/tidemark/schemas/control"
@@ -234,7 +235,7 @@ func (s *subject) boundsAre(known bounds) {
 
 const noBroker = "127.0.0.1:1"
 
-type tweak func(*projection.Config, *projection.View[tally])
+type tweak func(*projection.Config, *fold.View[tally])
 
 func open(t *testing.T, url string, tweaks ...tweak) *subject {
 	t.Helper()
@@ -285,7 +286,7 @@ func fresh(t *testing.T, tweaks ...tweak) *subject {
 }
 
 func withJournal(j *ownerJournal) tweak {
-	return func(c *projection.Config, _ *projection.View[tally]) { c.Journal = j }
+	return func(c *projection.Config, _ *fold.View[tally]) { c.Journal = j }
 }
 
 func (s *subject) claim() map[string]int64 {
@@ -372,7 +373,7 @@ func same(t *testing.T, want, got map[string][]map[string]any) {
 
 func memory(t *testing.T, facts ...event.Fact) map[string][]map[string]any {
 	t.Helper()
-	m := projection.NewMemory(tallyView())
+	m := fold.NewMemory(tallyView())
 	apply(t, m, facts...)
 	return m.All()
 }

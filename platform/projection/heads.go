@@ -8,12 +8,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // entry is an aggregate as the copy has it.
 type entry struct {
 	order  string
-	record *applied
+	record *fold.Applied
 }
 
 const (
@@ -100,7 +101,7 @@ func (p *Projection[S]) mendPage(ctx context.Context, j job, heads []event.Token
 
 // stands reports whether the aggregate is where its owner is. What waits to be
 // mended stands too: others see to that.
-func (p *Projection[S]) stands(ctx context.Context, record *applied, head event.Token) (bool, error) {
+func (p *Projection[S]) stands(ctx context.Context, record *fold.Applied, head event.Token) (bool, error) {
 	if record == nil || record.Version < head.Version {
 		return false, nil
 	}
@@ -111,8 +112,8 @@ func (p *Projection[S]) stands(ctx context.Context, record *applied, head event.
 		}
 		head = facts[0].Token()
 	}
-	same, _ := record.holds(head.Version, head.EventID)
-	return same && record.Epoch == head.Epoch && (record.Parked == "" || record.Parked == Poison), nil
+	same, _ := record.Holds(head.Version, head.EventID)
+	return same && record.Epoch == head.Epoch && (record.Parked == "" || record.Parked == fold.Poison), nil
 }
 
 // catchUp feeds an aggregate what it is behind. If the owner's versions do not
@@ -130,7 +131,7 @@ func (p *Projection[S]) catchUp(ctx context.Context, j job, head event.Token, e 
 		if len(facts) == 0 {
 			return errStillMissing
 		}
-		if e.record != nil && e.record.Version > 0 && !e.record.covers(facts[0].Envelope) {
+		if e.record != nil && e.record.Version > 0 && !e.record.Covers(facts[0].Envelope) {
 			return p.refold(ctx, e.order)
 		}
 		if err := p.hold(ctx, j.partition, func(h *held[S]) error { _, err := h.feed(ctx, facts); return err }); err != nil {
@@ -145,7 +146,7 @@ func (p *Projection[S]) catchUp(ctx context.Context, j job, head event.Token, e 
 		switch {
 		case e.record == nil:
 			return errOtherOrder
-		case e.record.Parked != "" && e.record.Parked != Gap:
+		case e.record.Parked != "" && e.record.Parked != fold.Gap:
 			return nil // it stands still, and says so
 		case before.record != nil && before.record.Version == e.record.Version:
 			return errStillMissing
@@ -169,7 +170,7 @@ func (p *Projection[S]) entries(ctx context.Context, tokens []event.Token) (map[
 	var order string
 	var text []byte
 	_, err = pgx.ForEachRow(rows, []any{&a.Type, &a.ID, &order, &text}, func() error {
-		doc, err := openApplied(text)
+		doc, err := fold.OpenVersions(text)
 		if record := doc.Aggregates[a.String()]; record != nil && (found[a].record == nil || record.Version > found[a].record.Version) {
 			found[a] = entry{order, record}
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A gap heals itself: the missing versions, and those that wait behind them,
@@ -30,7 +31,7 @@ type gap struct {
 	order     string
 	partition int32
 	attempts  int
-	verdict   Verdict
+	verdict   fold.Verdict
 }
 
 const (
@@ -88,7 +89,7 @@ func (p *Projection[S]) healDue(ctx context.Context) (n int, err error) {
 			pace := time.NewTimer(healInterval)
 			defer pace.Stop()
 			heal := p.healOne
-			if g.verdict != Gap {
+			if g.verdict != fold.Gap {
 				heal = p.settle
 			}
 			failed := heal(ctx, g)
@@ -110,7 +111,7 @@ func (p *Projection[S]) healDue(ctx context.Context) (n int, err error) {
 func (p *Projection[S]) postpone(ctx context.Context, g gap, cause error) error {
 	pause := min(100*time.Millisecond<<min(g.attempts, 16), healMaxPause)
 	_, err := p.pool.Exec(ctx, postponeGap, g.aggregate.Type, g.aggregate.ID, g.order,
-		fmt.Sprintf("%d milliseconds", pause.Milliseconds()), clean(cause.Error()), string(g.verdict))
+		fmt.Sprintf("%d milliseconds", pause.Milliseconds()), fold.Clean(cause.Error()), string(g.verdict))
 	if err != nil {
 		return fmt.Errorf("postpone a gap: %w", err)
 	}
@@ -150,7 +151,7 @@ func (p *Projection[S]) healOne(ctx context.Context, g gap) error {
 		if record, err = p.appliedOf(ctx, g); err != nil {
 			return err
 		}
-		if record.Parked != Gap {
+		if record.Parked != fold.Gap {
 			return nil
 		}
 		if record.Version == before {
@@ -164,19 +165,19 @@ func (p *Projection[S]) healOne(ctx context.Context, g gap) error {
 var errOtherOrder = errors.New("the owner's journal has the aggregate under another order")
 
 // appliedOf reads what is applied of one aggregate.
-func (p *Projection[S]) appliedOf(ctx context.Context, g gap) (applied, error) {
+func (p *Projection[S]) appliedOf(ctx context.Context, g gap) (fold.Applied, error) {
 	var text []byte
 	if err := p.pool.QueryRow(ctx, oneState, g.order).Scan(&text); err != nil {
-		return applied{}, fmt.Errorf("read applied versions: %w", err)
+		return fold.Applied{}, fmt.Errorf("read applied versions: %w", err)
 	}
-	doc, err := openApplied(text)
+	doc, err := fold.OpenVersions(text)
 	if err != nil {
-		return applied{}, err
+		return fold.Applied{}, err
 	}
 	if record := doc.Aggregates[g.aggregate.String()]; record != nil {
 		return *record, nil
 	}
-	return applied{}, nil
+	return fold.Applied{}, nil
 }
 
 // settle has the owner's journal decide about an aggregate whose versions it

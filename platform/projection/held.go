@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // held is a transaction that holds a position row. It is how anybody but the
@@ -20,7 +21,7 @@ type held[S any] struct {
 	tx     pgx.Tx
 	number int32
 	at     position
-	delta  *delta
+	delta  *fold.Delta
 	before *pgx.Batch // statements that run before those of the delta
 	batch  *pgx.Batch // and after
 	noted  bool       // the books changed although no order did
@@ -39,7 +40,7 @@ func (p *Projection[S]) hold(ctx context.Context, number int32, fn func(h *held[
 		if err != nil {
 			return err
 		}
-		h = &held[S]{p: p, tx: tx, number: number, at: locked, delta: p.engine.newDelta(), before: &pgx.Batch{}, batch: &pgx.Batch{}, skipped: map[string]int64{}}
+		h = &held[S]{p: p, tx: tx, number: number, at: locked, delta: p.engine.NewDelta(), before: &pgx.Batch{}, batch: &pgx.Batch{}, skipped: map[string]int64{}}
 		if err := fn(h); err != nil {
 			return err
 		}
@@ -59,7 +60,7 @@ const (
 )
 
 func (h *held[S]) write(ctx context.Context) error {
-	if len(h.delta.states) == 0 && h.batch.Len() == 0 && !h.noted {
+	if len(h.delta.States) == 0 && h.batch.Len() == 0 && !h.noted {
 		return nil
 	}
 	sealed, err := h.at.seal()
@@ -80,19 +81,19 @@ func (h *held[S]) write(ctx context.Context) error {
 }
 
 // load reads orders; those that do not exist are new.
-func (h *held[S]) load(ctx context.Context, ids []string) (map[string]*order[S], error) {
-	orders := make(map[string]*order[S], len(ids))
+func (h *held[S]) load(ctx context.Context, ids []string) (map[string]*fold.Order[S], error) {
+	orders := make(map[string]*fold.Order[S], len(ids))
 	for _, id := range ids {
-		orders[id] = newOrder[S](id)
+		orders[id] = fold.NewOrder[S](id)
 	}
 	rows, err := h.tx.Query(ctx, selectStates, ids)
 	if err != nil {
 		return nil, fmt.Errorf("load states: %w", err)
 	}
 	var id string
-	var bytes encoded
-	_, err = pgx.ForEachRow(rows, []any{&id, &bytes.state, &bytes.applied}, func() (err error) {
-		orders[id], err = openOrder[S](id, encoded{slices.Clone(bytes.state), slices.Clone(bytes.applied)})
+	var bytes fold.Encoded
+	_, err = pgx.ForEachRow(rows, []any{&id, &bytes.State, &bytes.Applied}, func() (err error) {
+		orders[id], err = fold.OpenOrder[S](id, fold.Encoded{State: slices.Clone(bytes.State), Applied: slices.Clone(bytes.Applied)})
 		return err
 	})
 	if err != nil {
@@ -108,7 +109,7 @@ var errForeignPartition = errors.New("a journal has a fact in another partition 
 func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err error) {
 	var ids []string
 	items := make([]item, len(facts))
-	inputs := map[string][]input{}
+	inputs := map[string][]fold.Input{}
 	for i, f := range facts {
 		if event.PartitionOf(f.Key, h.p.cfg.Kafka.PartitionCount()) != h.number {
 			return 0, errForeignPartition
@@ -117,9 +118,9 @@ func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err er
 		if inputs[f.Key] == nil {
 			ids = append(ids, f.Key)
 		}
-		in := input{fact: f, given: &items[i].given}
+		in := fold.Input{Fact: f, Given: &items[i].given}
 		if f.Body == nil {
-			in.err = errUnreadable
+			in.Err = errUnreadable
 		}
 		inputs[f.Key] = append(inputs[f.Key], in)
 	}
@@ -129,21 +130,21 @@ func (h *held[S]) feed(ctx context.Context, facts []event.Fact) (fed int, err er
 	}
 	for _, id := range ids {
 		o := orders[id]
-		skipped := skippedOf(o.applied)
+		skipped := skippedOf(o.Applied)
 		if h.reopened != nil && h.reopened.order == id {
 			if err := h.open(o, h.reopened.aggregate); err != nil {
 				return 0, err
 			}
 		}
-		out, err := h.p.engine.run(o, inputs[id])
+		out, err := h.p.engine.Run(o, inputs[id])
 		if err != nil {
 			return 0, err
 		}
 		if err := h.release(ctx, o, out); err != nil {
 			return 0, err
 		}
-		h.skip(id, skipped, skippedOf(o.applied))
-		h.delta.merge(id, out, o.applied)
+		h.skip(id, skipped, skippedOf(o.Applied))
+		h.delta.Merge(id, out, o.Applied)
 	}
 	known, err := knownParked(items, h.number, func(batch *pgx.Batch) error { return h.tx.SendBatch(ctx, batch).Close() })
 	if err != nil {
@@ -165,35 +166,35 @@ const (
 )
 
 // release lets go of the aggregates among those touched whose gap is filled.
-func (h *held[S]) release(ctx context.Context, o *order[S], out *outcome) error {
+func (h *held[S]) release(ctx context.Context, o *fold.Order[S], out *fold.Outcome) error {
 	freed := false
-	for key, a := range out.touched {
-		record := o.applied[key]
+	for key, a := range out.Touched {
+		record := o.Applied[key]
 		if record.Parked == "" {
 			continue
 		}
-		h.batch.Queue(dropWaiting, a.Type, a.ID, o.id, record.Epoch, record.Version)
-		if record.Parked != Gap {
+		h.batch.Queue(dropWaiting, a.Type, a.ID, o.ID, record.Epoch, record.Version)
+		if record.Parked != fold.Gap {
 			continue
 		}
 		last := int64(0)
-		if err := h.tx.QueryRow(ctx, lastWaiting, a.Type, a.ID, o.id).Scan(&last); err != nil {
+		if err := h.tx.QueryRow(ctx, lastWaiting, a.Type, a.ID, o.ID).Scan(&last); err != nil {
 			return fmt.Errorf("look for the last waiting version: %w", err)
 		}
-		for _, f := range out.parked {
-			if f.token.Aggregate == a {
-				last = max(last, f.token.Version)
+		for _, f := range out.Parked {
+			if f.Token.Aggregate == a {
+				last = max(last, f.Token.Version)
 			}
 		}
 		if record.Version >= last {
 			record.Parked, freed = "", true
-			h.batch.Queue(dropHold, a.Type, a.ID, o.id)
+			h.batch.Queue(dropHold, a.Type, a.ID, o.ID)
 		}
 	}
 	if !freed {
 		return nil
 	}
 	var err error
-	out.encoded, err = o.encode()
+	out.Encoded, err = o.Encode()
 	return err
 }

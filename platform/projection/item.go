@@ -7,6 +7,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 type itemKind int
@@ -19,14 +20,14 @@ const (
 
 // item is one record after decoding.
 type item struct {
-	ref        Ref
+	ref        fold.Ref
 	kind       itemKind
 	fact       event.Fact
 	mark       completeness.Mark
-	err        error // why the record cannot be applied
-	unreadable bool  // it names no fact: it parks by its place and blocks nobody
-	fresh      bool  // it is not before the stored position
-	given      given // what was decided about the fact
+	err        error      // why the record cannot be applied
+	unreadable bool       // it names no fact: it parks by its place and blocks nobody
+	fresh      bool       // it is not before the stored position
+	given      fold.Given // what was decided about the fact
 }
 
 // maxIdentity bounds each part of a fact's identity, in bytes, so that any
@@ -36,7 +37,7 @@ const maxIdentity = 200
 // read decodes a record. What cannot be decoded is an item that parks, never an
 // error: there is nobody to try again.
 func (p *Projection[S]) read(r consumer.Record, topicID string) item {
-	it := item{ref: Ref{Topic: r.Topic, TopicID: topicID, Offset: r.Offset}}
+	it := item{ref: fold.Ref{Topic: r.Topic, TopicID: topicID, Offset: r.Offset}}
 	if event.IsControl(r.Headers) {
 		return p.readMark(it, r)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
@@ -53,7 +54,7 @@ func (b *broker) publish(facts ...event.Fact) {
 	}
 }
 
-func (b *broker) reach(c *projection.Config, _ *projection.View[tally]) {
+func (b *broker) reach(c *projection.Config, _ *fold.View[tally]) {
 	c.Kafka = kafka.Config{Brokers: b.addr}
 }
 
@@ -107,7 +108,7 @@ func TestANewVersionIsBuiltBesideTheOldOneAndSwitchedTo(t *testing.T) {
 	stop()
 	more := fact("o1", "order/o1", 2, &note{Add: 2})
 	b.publish(more)
-	second := open(t, first.url, b.reach, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 })
+	second := open(t, first.url, b.reach, func(_ *projection.Config, v *fold.View[tally]) { v.Version = 2 })
 	if f, err := second.read(nil, "o1"); err != nil || f.GetGeneration() != first.Generation() || f.GetEntityVersions()[0].GetVersion() != 1 {
 		t.Fatalf("before it is built, version 2 answers %v, %v", f, err)
 	}
@@ -173,7 +174,7 @@ func TestAReadOfTheOldGenerationWaitsForWhoKeepsIt(t *testing.T) {
 		}
 	}
 	stop()
-	next := open(t, old.url, b.reach, func(c *projection.Config, v *projection.View[tally]) {
+	next := open(t, old.url, b.reach, func(c *projection.Config, v *fold.View[tally]) {
 		v.Version, c.Generations.Swap = 2, projection.SwitchManual
 	})
 	next.start()

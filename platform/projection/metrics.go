@@ -11,6 +11,7 @@ import (
 	freshnessv1 "github.com/tidemark-dev/tidemark/proto/freshness/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
 
@@ -127,7 +128,7 @@ func newMetrics(tel *telemetry.Telemetry, generation string, g gauges) (*metrics
 	return m, nil
 }
 
-func (m *metrics) count(ctx context.Context, counts map[Verdict]int) {
+func (m *metrics) count(ctx context.Context, counts map[fold.Verdict]int) {
 	for verdict, n := range counts {
 		m.facts.Add(ctx, int64(n), metric.WithAttributes(m.generation, attribute.String("tidemark.verdict", string(verdict))))
 	}
@@ -140,7 +141,7 @@ func (m *metrics) fault(ctx context.Context, source string, partition int32, kin
 
 // parkedNow counts the aggregates that stand still, by verdict.
 func (p *Projection[S]) parkedNow(ctx context.Context) (map[string]int64, error) {
-	counts := map[string]int64{string(Gap): 0, string(Poison): 0}
+	counts := map[string]int64{string(fold.Gap): 0, string(fold.Poison): 0}
 	rows, err := p.pool.Query(ctx, "SELECT verdict, count(*) FROM quarantine GROUP BY verdict")
 	if err != nil {
 		return nil, fmt.Errorf("count parked aggregates: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 const operateTick = time.Second
@@ -73,7 +74,7 @@ func (p *Projection[S]) carryOut(ctx context.Context, o *operation) {
 	case final(err):
 		ended = opFailed
 	default:
-		o.failure = clean(err.Error())
+		o.failure = fold.Clean(err.Error())
 		log.Warn("an operation cannot go on now and is tried again", "error", err)
 		err = p.release(cleanup, o, time.Second)
 		ended = ""

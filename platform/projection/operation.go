@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // An operation is something that takes long. It is a row, so it survives those
@@ -260,7 +261,7 @@ func (p *Projection[S]) keepUp(ctx context.Context, o *operation) error {
 func (p *Projection[S]) finish(ctx context.Context, o *operation, state string, cause error) error {
 	failure, code := "", ""
 	if cause != nil {
-		failure, code = clean(cause.Error()), string(fault.ReasonOf(cause))
+		failure, code = fold.Clean(cause.Error()), string(fault.ReasonOf(cause))
 	}
 	var report []byte
 	if o.report != nil {

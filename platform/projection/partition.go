@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // cacheSize bounds the orders a partition keeps in memory between batches. A
@@ -23,7 +24,7 @@ type partition[S any] struct {
 	term     int64
 	revision int64
 	ids      map[string]string
-	orders   map[string]*order[S] // valid at revision
+	orders   map[string]*fold.Order[S] // valid at revision
 	marks    *completeness.Marks
 	surplus  map[string]surplus // by source
 }
@@ -31,7 +32,7 @@ type partition[S any] struct {
 // forget drops the states in memory, which may be ahead of the database or
 // behind it.
 func (pt *partition[S]) forget() {
-	pt.orders, pt.revision = map[string]*order[S]{}, -1
+	pt.orders, pt.revision = map[string]*fold.Order[S]{}, -1
 }
 
 // Handle applies records of one partition number. It implements

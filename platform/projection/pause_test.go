@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A flood of forged gaps: memory does not grow, the owner is asked at a bounded
@@ -13,7 +14,7 @@ import (
 // fewer stand still it goes on, and nothing is lost.
 func TestAFloodOfForgedGapsPausesReading(t *testing.T) {
 	journal := journalOf()
-	s := fresh(t, withJournal(journal), func(c *projection.Config, _ *projection.View[tally]) { c.MaxParked = 1200 })
+	s := fresh(t, withJournal(journal), func(c *projection.Config, _ *fold.View[tally]) { c.MaxParked = 1200 })
 	from := senderOf(newTopics(), journal, "order")
 	s.handle(append(from.send(about("o", 1, 1)...), from.control())...)
 	flood := func(n int) (err error) {

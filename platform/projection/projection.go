@@ -30,6 +30,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection/contract"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/schemas/control"
@@ -101,11 +102,11 @@ type Config struct {
 // Projection keeps one generation of a view and answers reads from it.
 type Projection[S any] struct {
 	cfg       Config
-	view      View[S]
+	view      fold.View[S]
 	truths    []Truth[S]
 	contract  *contract.Contract // nil if there is none
 	pager     *rpc.Pager
-	engine    engine[S]
+	engine    fold.Engine[S]
 	own       generation
 	pool      *pgxpool.Pool // its unqualified tables are those of own
 	snapshots *snapshots    // what reads of own are answered through
@@ -157,7 +158,7 @@ type Projection[S any] struct {
 // Open finds or makes the view's generation and is then ready to answer reads;
 // Run makes it move. Close it after Run has ended. Truths say how it is compared
 // with what the owners answer.
-func Open[S any](ctx context.Context, cfg Config, view View[S], truths ...Truth[S]) (*Projection[S], error) {
+func Open[S any](ctx context.Context, cfg Config, view fold.View[S], truths ...Truth[S]) (*Projection[S], error) {
 	if err := view.Check(); err != nil {
 		return nil, err
 	}
@@ -197,13 +198,13 @@ func Open[S any](ctx context.Context, cfg Config, view View[S], truths ...Truth[
 }
 
 // newProjection makes one that is not connected to anything yet.
-func newProjection[S any](cfg Config, view View[S]) *Projection[S] {
+func newProjection[S any](cfg Config, view fold.View[S]) *Projection[S] {
 	if cfg.ControlTopic == "" {
 		cfg.ControlTopic = kafka.TopicControl
 	}
 	cfg.Generations = cfg.Generations.orDefault()
 	p := &Projection[S]{
-		cfg: cfg, view: view, engine: engine[S]{view}, topics: map[string]string{}, seen: newArrivals(),
+		cfg: cfg, view: view, engine: fold.Engine[S]{View: view}, topics: map[string]string{}, seen: newArrivals(),
 		waiters: newWaiters(), gaps: make(chan struct{}, 1), work: make(chan struct{}, 1), crowd: make(chan struct{}, 1),
 		ends: newEnds(), clock: time.Now, partitions: map[int32]*partition[S]{}, brake: newBrake(),
 		process: processName(), loneFor: loneFor, lease: leaseTime, patience: gatePatience, grace: 2 * lookTick, progressEvery: time.Second, knowing: absenceAge,
@@ -223,7 +224,7 @@ func newProjection[S any](cfg Config, view View[S]) *Projection[S] {
 	for _, source := range view.Sources {
 		p.topics[source] = kafka.EventsTopic(source)
 	}
-	for _, spec := range view.specs() {
+	for _, spec := range view.Specs() {
 		p.sql = append(p.sql, statementsOf(spec))
 	}
 	return p
@@ -344,19 +345,19 @@ func (p *Projection[S]) Ready(ctx context.Context) error {
 func (p *Projection[S]) Status() consumer.Status { return p.answering().consumer.Status() }
 
 // tell lets everybody know what a commit changed.
-func (p *Projection[S]) tell(ctx context.Context, d *delta, marked ...int32) {
-	p.waiters.tell(d.changes, marked...)
-	p.metrics.count(ctx, d.counts)
-	p.crowded(len(d.quarantined))
-	for _, q := range d.quarantined {
-		if q.verdict == Gap || q.verdict == NewerEpoch || q.verdict == Equivocation {
+func (p *Projection[S]) tell(ctx context.Context, d *fold.Delta, marked ...int32) {
+	p.waiters.tell(d.Changes, marked...)
+	p.metrics.count(ctx, d.Counts)
+	p.crowded(len(d.Quarantined))
+	for _, q := range d.Quarantined {
+		if q.Verdict == fold.Gap || q.Verdict == fold.NewerEpoch || q.Verdict == fold.Equivocation {
 			poke(p.gaps)
 		}
-		if q.verdict == Gap || q.verdict == NewerEpoch {
+		if q.Verdict == fold.Gap || q.Verdict == fold.NewerEpoch {
 			continue
 		}
-		p.cfg.Log.Error("a fact was parked", "generation", p.own.String(), "verdict", string(q.verdict),
-			"aggregate", q.aggregate.String(), "order", q.order, "reason", q.reason)
+		p.cfg.Log.Error("a fact was parked", "generation", p.own.String(), "verdict", string(q.Verdict),
+			"aggregate", q.Aggregate.String(), "order", q.Order, "reason", q.Reason)
 	}
 }
 

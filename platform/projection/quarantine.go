@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
@@ -153,7 +154,7 @@ func (s *quarantineServer[S]) GetParked(ctx context.Context, r *readmodelv1.GetP
 		return nil, err
 	}
 	if answer.Fact, err = p.readAgain(ctx, a); err != nil {
-		answer.FactError = clean(err.Error())
+		answer.FactError = fold.Clean(err.Error())
 	}
 	answer.Retry = p.retryOne(ctx, a, true)
 	answer.AppliedVersion = answer.GetRetry().GetVersionBefore()
@@ -207,7 +208,7 @@ func (p *Projection[S]) readAgain(ctx context.Context, a *readmodelv1.ParkedAggr
 	if err != nil {
 		return shown, fmt.Errorf("show the fact: %w", err)
 	}
-	shown.Body = clean(string(text))
+	shown.Body = fold.Clean(string(text))
 	return shown, nil
 }
 

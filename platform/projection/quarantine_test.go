@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 const (
@@ -41,7 +42,7 @@ func newWard(t *testing.T, tweaks ...tweak) *ward {
 	return w
 }
 
-func (w *ward) mend(_ *projection.Config, v *projection.View[tally]) {
+func (w *ward) mend(_ *projection.Config, v *fold.View[tally]) {
 	fold := v.Fold
 	v.Fold = func(s *tally, f event.Fact) {
 		if n, ok := f.Body.(*note); ok && n.Text == "burst" && w.mended.Load() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 )
 
@@ -107,16 +108,16 @@ func (p *Projection[S]) retryOne(ctx context.Context, a *readmodelv1.ParkedAggre
 		AggregateType: a.GetAggregateType(), AggregateId: a.GetAggregateId(), OrderId: a.GetOrderId(),
 		Outcome: readmodelv1.RetryOutcome_RETRY_OUTCOME_NOT_TRIED, Verdict: a.GetVerdict(),
 	}
-	g := gap{aggregate: aggregateNamed(a), order: a.GetOrderId(), partition: a.GetPartition(), verdict: Verdict(a.GetVerdict())}
+	g := gap{aggregate: aggregateNamed(a), order: a.GetOrderId(), partition: a.GetPartition(), verdict: fold.Verdict(a.GetVerdict())}
 	before, err := p.appliedOf(ctx, g)
 	if err != nil {
-		r.Reason = clean(err.Error())
+		r.Reason = fold.Clean(err.Error())
 		return r
 	}
 	r.VersionBefore, r.VersionAfter = before.Version, before.Version
 	now, err := p.reopen(ctx, g, dry)
 	if err != nil {
-		r.Reason = clean(err.Error())
+		r.Reason = fold.Clean(err.Error())
 		return r
 	}
 	r.VersionAfter, r.Verdict, r.Reason = now.version, string(now.verdict), now.reason
@@ -134,7 +135,7 @@ func (p *Projection[S]) retryOne(ctx context.Context, a *readmodelv1.ParkedAggre
 // reopened is how an aggregate stands after a retry.
 type reopened struct {
 	version int64
-	verdict Verdict
+	verdict fold.Verdict
 	reason  string
 }
 
@@ -146,7 +147,7 @@ func (p *Projection[S]) reopen(ctx context.Context, g gap, dry bool) (now reopen
 	if p.cfg.Journal == nil {
 		return now, errNoJournal
 	}
-	if g.verdict == NewerEpoch || g.verdict == Equivocation { // versions are told differently: the journal decides about all of them
+	if g.verdict == fold.NewerEpoch || g.verdict == fold.Equivocation { // versions are told differently: the journal decides about all of them
 		return p.reopenByRefold(ctx, g, dry)
 	}
 	for tried := false; ; tried = true {
@@ -159,7 +160,7 @@ func (p *Projection[S]) reopen(ctx context.Context, g gap, dry bool) (now reopen
 			err = errStillMissing
 		}
 		if err != nil && tried { // the healer goes on
-			now.reason = clean(err.Error())
+			now.reason = fold.Clean(err.Error())
 			return now, nil
 		}
 		if err != nil {
@@ -184,10 +185,10 @@ func (p *Projection[S]) reopen(ctx context.Context, g gap, dry bool) (now reopen
 		if dry && errors.Is(err, errRehearsed) {
 			return now, nil
 		}
-		if err != nil || now.verdict != Gap || now.version == record.Version {
+		if err != nil || now.verdict != fold.Gap || now.version == record.Version {
 			return now, err
 		}
-		g.verdict = Gap // there is more to fetch
+		g.verdict = fold.Gap // there is more to fetch
 	}
 }
 
@@ -215,7 +216,7 @@ func (p *Projection[S]) reopenByRefold(ctx context.Context, g gap, dry bool) (no
 		if err := h.refold(ctx, g.order, seen, facts); err != nil {
 			return err
 		}
-		now = h.stands(g, applied{})
+		now = h.stands(g, fold.Applied{})
 		return errRehearsed
 	})
 	if errors.Is(err, errRehearsed) {
@@ -231,49 +232,49 @@ const (
 )
 
 // open makes of an aggregate that stands still one that has a gap.
-func (h *held[S]) open(o *order[S], a event.Aggregate) (err error) {
-	record := o.applied[a.String()]
+func (h *held[S]) open(o *fold.Order[S], a event.Aggregate) (err error) {
+	record := o.Applied[a.String()]
 	if record == nil || record.Parked == "" {
 		return nil
 	}
-	if record.Parked == TooLarge {
-		o.blocked = ""
+	if record.Parked == fold.TooLarge {
+		o.Blocked = ""
 	}
-	record.Parked = Gap
+	record.Parked = fold.Gap
 	if h.skips {
 		record.Skipped++ // which readers are told
 	}
-	if o.stored, err = o.encode(); err != nil { // where the engine goes back to
+	if o.Stored, err = o.Encode(); err != nil { // where the engine goes back to
 		return err
 	}
-	h.before.Queue(openGap, a.Type, a.ID, o.id, "it is being read again")
+	h.before.Queue(openGap, a.Type, a.ID, o.ID, "it is being read again")
 	return nil
 }
 
 // restate brings the references of what could not be applied again up to date:
 // why, and by which code.
 func (h *held[S]) restate() {
-	for _, f := range h.delta.parked {
-		if f.verdict == Poison || f.verdict == TooLarge {
-			h.batch.Queue(restateParked, f.reference(h.number), string(f.verdict), clean(f.reason), h.p.own.version)
+	for _, f := range h.delta.Parked {
+		if f.Verdict == fold.Poison || f.Verdict == fold.TooLarge {
+			h.batch.Queue(restateParked, f.Reference(h.number), string(f.Verdict), fold.Clean(f.Reason), h.p.own.version)
 		}
 	}
 }
 
 // stands says how an aggregate stands after what was done in this transaction; as
 // before if nothing was.
-func (h *held[S]) stands(g gap, before applied) reopened {
+func (h *held[S]) stands(g gap, before fold.Applied) reopened {
 	now := reopened{version: before.Version, verdict: before.Parked}
-	for _, change := range h.delta.changes {
+	for _, change := range h.delta.Changes {
 		for _, a := range change.Aggregates {
 			if change.Order == g.order && a.Aggregate == g.aggregate {
 				now.version, now.verdict = a.Version, a.Parked
 			}
 		}
 	}
-	for _, q := range h.delta.quarantined {
-		if q.order == g.order && q.aggregate == g.aggregate && q.verdict == now.verdict {
-			now.reason = clean(q.reason)
+	for _, q := range h.delta.Quarantined {
+		if q.Order == g.order && q.Aggregate == g.aggregate && q.Verdict == now.verdict {
+			now.reason = fold.Clean(q.Reason)
 		}
 	}
 	return now

@@ -14,6 +14,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // reading is the generation that answers. Every read binds to one.
@@ -159,7 +160,7 @@ const readMany = `SELECT m.aggregate_type, m.aggregate_id, s.applied
 // found is what a snapshot says of the copy itself.
 type found struct {
 	known  *known
-	entity *appliedDoc
+	entity *fold.Versions
 	tokens map[event.Aggregate]tokenRow
 }
 
@@ -171,7 +172,7 @@ type markRow struct {
 }
 
 type tokenRow struct {
-	record  *applied
+	record  *fold.Applied
 	blocked bool
 }
 
@@ -255,7 +256,7 @@ func (f *found) take(r pgx.Row, from *snapshots, before *known, q *question) err
 		from.note(f.known)
 	}
 	if applied != nil {
-		doc, err := openApplied(applied)
+		doc, err := fold.OpenVersions(applied)
 		if err != nil {
 			return err
 		}
@@ -277,7 +278,7 @@ func (f *found) queueTokens(b *pgx.Batch, tokens []event.Token) {
 		var a event.Aggregate
 		var text []byte
 		_, err := pgx.ForEachRow(rows, []any{&a.Type, &a.ID, &text}, func() error {
-			doc, err := openApplied(text)
+			doc, err := fold.OpenVersions(text)
 			if err != nil {
 				return err
 			}

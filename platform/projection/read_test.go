@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 	"github.com/tidemark-dev/tidemark/schemas/control"
@@ -142,7 +143,7 @@ func TestAsOfIsNotAheadOfItsFacts(t *testing.T) {
 }
 
 func TestAsOfOfManyOrdersIsTheOldestPartitions(t *testing.T) {
-	s := fresh(t, func(c *projection.Config, _ *projection.View[tally]) { c.Kafka.Partitions = 2 })
+	s := fresh(t, func(c *projection.Config, _ *fold.View[tally]) { c.Kafka.Partitions = 2 })
 	if _, err := s.Claim(t.Context(), 1, topicIDs); err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +333,7 @@ func TestEntityOfAnAnswer(t *testing.T) {
 }
 
 func TestStalenessGrowsWhileNothingArrives(t *testing.T) {
-	s := fresh(t, func(c *projection.Config, _ *projection.View[tally]) { c.ClockSkew = time.Hour })
+	s := fresh(t, func(c *projection.Config, _ *fold.View[tally]) { c.ClockSkew = time.Hour })
 	l := newTopics()
 	ahead := inBand(1, 1, epoch1, 0)
 	ahead.AsOf = time.Now().Add(time.Hour) // the source's clock is ahead
@@ -365,8 +366,8 @@ func TestGenerations(t *testing.T) {
 	}
 	l := newTopics()
 	first.handle(l.facts(fact("o", "order/o", 1, &note{Add: 1}))...)
-	bump := func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 }
-	reshape := func(_ *projection.Config, v *projection.View[tally]) { v.Version, v.Schema = 3, v.Schema+"-- other\n" }
+	bump := func(_ *projection.Config, v *fold.View[tally]) { v.Version = 2 }
+	reshape := func(_ *projection.Config, v *fold.View[tally]) { v.Version, v.Schema = 3, v.Schema+"-- other\n" }
 
 	second := open(t, url, bump)
 	f, err := second.read(nil, "o")

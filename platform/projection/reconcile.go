@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Reconciling compares a generation with its owners' journals and with what they
@@ -51,7 +52,7 @@ func (p *Projection[S]) reconcile(ctx context.Context, o *operation) error {
 			return at.reconcilePage(ctx, page, o.report)
 		})
 	}
-	wrong := map[string]encoded{}
+	wrong := map[string]fold.Encoded{}
 	for _, step := range []struct {
 		phase string
 		do    func(context.Context, func(done, total int64)) error
@@ -86,7 +87,7 @@ func (p *Projection[S]) during(ctx context.Context, o *operation, phase string, 
 
 // reconcileOrders compares every order. It notes the states that are wrong, as
 // they should be.
-func (p *Projection[S]) reconcileOrders(ctx context.Context, wrong map[string]encoded, report *Report, progress func(done, total int64)) error {
+func (p *Projection[S]) reconcileOrders(ctx context.Context, wrong map[string]fold.Encoded, report *Report, progress func(done, total int64)) error {
 	var total int64
 	if err := p.pool.QueryRow(ctx, "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'state'::regclass").Scan(&total); err != nil {
 		return fmt.Errorf("estimate the orders: %w", err)
@@ -115,7 +116,7 @@ func (p *Projection[S]) reconcileOrders(ctx context.Context, wrong map[string]en
 
 // reconcilePage compares some orders and adds what it finds to the report.
 func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, report *Report) error {
-	looks := p.looks(map[string]encoded{}, report)
+	looks := p.looks(map[string]fold.Encoded{}, report)
 	if err := looks.at(ctx, page); err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func (p *Projection[S]) reconcilePage(ctx context.Context, page []*storedOrder, 
 
 // looks compares orders for a report. It notes the states that are wrong, as they
 // should be.
-func (p *Projection[S]) looks(wrong map[string]encoded, report *Report) *looks[S] {
+func (p *Projection[S]) looks(wrong map[string]fold.Encoded, report *Report) *looks[S] {
 	return &looks[S]{p: p, done: func(id string, v verdictOfOrder) {
 		report.OrdersCompared++
 		report.RowsCompared += v.rows
@@ -132,7 +133,7 @@ func (p *Projection[S]) looks(wrong map[string]encoded, report *Report) *looks[S
 		for _, a := range v.answers {
 			report.Owners[a.source].add(a)
 		}
-		if v.expected.state != nil && len(wrong) < maxDiffering {
+		if v.expected.State != nil && len(wrong) < maxDiffering {
 			wrong[id] = v.expected
 		}
 	}}
@@ -148,11 +149,11 @@ func (r *Report) differing(found ...Difference) {
 
 // reconcileSums compares sums with the states of one snapshot. A state that is
 // wrong counts as it should be: sums are not blamed for it.
-func (p *Projection[S]) reconcileSums(ctx context.Context, wrong map[string]encoded, report *Report) error {
+func (p *Projection[S]) reconcileSums(ctx context.Context, wrong map[string]fold.Encoded, report *Report) error {
 	c := &comparison[S]{p: p, to: p, report: report}
 	found := len(report.Violations)
 	err := p.inSnapshot(ctx, func(tx pgx.Tx) error {
-		c.sums = newSumCheck(p.view.specs())
+		c.sums = newSumCheck(p.view.Specs())
 		states, err := openCursor(ctx, tx, "reconciled", stateColumns, pgx.Identifier{p.own.schema, "state"}.Sanitize())
 		if err != nil {
 			return err
@@ -171,15 +172,15 @@ func (p *Projection[S]) reconcileSums(ctx context.Context, wrong map[string]enco
 			}
 			var pr pair[S]
 			pr.state(0, rows[0])
-			if should, ok := wrong[id]; ok && sameText(should.applied, pr.new.applied) {
-				pr.new.state = should.state
+			if should, ok := wrong[id]; ok && sameText(should.Applied, pr.new.applied) {
+				pr.new.state = should.State
 			}
 			tables, err := c.derive(id, pr.new)
 			if err != nil {
 				return err
 			}
-			for i, spec := range p.view.specs() {
-				if spec.kind != kindSums {
+			for i, spec := range p.view.Specs() {
+				if spec.Kind != fold.KindSums {
 					continue
 				}
 				for _, r := range tables[i] {
@@ -195,8 +196,8 @@ func (p *Projection[S]) reconcileSums(ctx context.Context, wrong map[string]enco
 // sameText compares versions of an order, whatever was refolded: epochs and ids
 // included, parked or not.
 func sameText(a, b []byte) bool {
-	x, errA := openApplied(a)
-	y, errB := openApplied(b)
+	x, errA := fold.OpenVersions(a)
+	y, errB := fold.OpenVersions(b)
 	return errA == nil && errB == nil && sameVersions(x.Aggregates, y.Aggregates)
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // desk is a process that reconciles.
@@ -274,7 +275,7 @@ func TestOrdersAreComparedAllTheTime(t *testing.T) {
 }
 
 func TestReconcileNeedsTheJournals(t *testing.T) {
-	s := fresh(t, func(c *projection.Config, _ *projection.View[tally]) { c.Journal = nil })
+	s := fresh(t, func(c *projection.Config, _ *fold.View[tally]) { c.Journal = nil })
 	_, err := readmodelv1.NewReconcileServiceClient(s.served()).StartReconcile(t.Context(), &readmodelv1.StartReconcileRequest{Request: asked()})
 	if status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("got %v", err)

@@ -7,13 +7,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // verdictOfOrder is what the comparison of one order found.
 type verdictOfOrder struct {
 	differences []Difference
 	rows        int64
-	expected    encoded             // what the state should be, if it is not
+	expected    fold.Encoded        // what the state should be, if it is not
 	answers     map[string]answered // what the owners of its aggregates said
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
@@ -22,8 +23,8 @@ import (
 // storedOrder is one order in one snapshot.
 type storedOrder struct {
 	id     string
-	bytes  *stateOf         // nil if there is no state
-	tables []map[string]row // per table and log of the view, by key; nil for sums
+	bytes  *stateOf              // nil if there is no state
+	tables []map[string]fold.Row // per table and log of the view, by key; nil for sums
 }
 
 // Pseudo tables of differences.
@@ -93,10 +94,10 @@ func (p *Projection[S]) statesOf(ctx context.Context, tx pgx.Tx, sql string, arg
 func (p *Projection[S]) storedAs(found map[string]*storedOrder, id string) *storedOrder {
 	o := found[id]
 	if o == nil {
-		o = &storedOrder{id: id, tables: make([]map[string]row, len(p.view.specs()))}
-		for i, spec := range p.view.specs() {
-			if spec.kind != kindSums {
-				o.tables[i] = map[string]row{}
+		o = &storedOrder{id: id, tables: make([]map[string]fold.Row, len(p.view.Specs()))}
+		for i, spec := range p.view.Specs() {
+			if spec.Kind != fold.KindSums {
+				o.tables[i] = map[string]fold.Row{}
 			}
 		}
 		found[id] = o
@@ -108,7 +109,7 @@ func (p *Projection[S]) storedAs(found map[string]*storedOrder, id string) *stor
 func (p *Projection[S]) rowsOf(ctx context.Context, tx pgx.Tx, found map[string]*storedOrder, where string, args ...any) ([]*storedOrder, error) {
 	var types, ids []string
 	for _, o := range found {
-		doc, err := openApplied(o.bytes.applied)
+		doc, err := fold.OpenVersions(o.bytes.applied)
 		if err != nil {
 			return nil, err
 		}
@@ -117,29 +118,29 @@ func (p *Projection[S]) rowsOf(ctx context.Context, tx pgx.Tx, found map[string]
 			types, ids = append(types, a.Type), append(ids, a.ID)
 		}
 	}
-	for i, spec := range p.view.specs() {
+	for i, spec := range p.view.Specs() {
 		sql, with := "", args
-		switch spec.kind {
-		case kindSums:
+		switch spec.Kind {
+		case fold.KindSums:
 			continue
-		case kindRows:
-			sql = fmt.Sprintf("SELECT %s FROM %s WHERE %s", selects(spec.all), spec.name, where)
-		case kindLog:
+		case fold.KindRows:
+			sql = fmt.Sprintf("SELECT %s FROM %s WHERE %s", selects(spec.All), spec.Name, where)
+		case fold.KindLog:
 			sql = fmt.Sprintf(`SELECT %s FROM %s JOIN (SELECT DISTINCT of_type, of_id FROM unnest($1::text[], $2::text[]) AS u(of_type, of_id)) u
-				ON aggregate_type = u.of_type AND aggregate_id = u.of_id`, selects(spec.all), spec.name)
+				ON aggregate_type = u.of_type AND aggregate_id = u.of_id`, selects(spec.All), spec.Name)
 			with = []any{types, ids}
 		}
 		rows, err := tx.Query(ctx, sql, with...)
 		if err != nil {
-			return nil, fmt.Errorf("read table %s: %w", spec.name, err)
+			return nil, fmt.Errorf("read table %s: %w", spec.Name, err)
 		}
 		all, err := pgx.CollectRows(rows, scanRow)
 		if err != nil {
-			return nil, fmt.Errorf("read table %s: %w", spec.name, err)
+			return nil, fmt.Errorf("read table %s: %w", spec.Name, err)
 		}
 		for _, r := range all {
 			id := r[0].(string)
-			if spec.kind == kindLog && found[id] == nil {
+			if spec.Kind == fold.KindLog && found[id] == nil {
 				continue
 			}
 			p.storedAs(found, id).tables[i][p.rowKey(spec, r[1:])] = r[1:]
@@ -152,15 +153,15 @@ func (p *Projection[S]) rowsOf(ctx context.Context, tx pgx.Tx, found map[string]
 
 // rowKey names a row. A log entry is the same in every epoch: a source that
 // sends its journal anew does not write it anew.
-func (p *Projection[S]) rowKey(spec *tableSpec, r row) string {
-	columns := spec.all
-	if spec.kind == kindLog {
-		columns = slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return c.name == "epoch" })
+func (p *Projection[S]) rowKey(spec *fold.Spec, r fold.Row) string {
+	columns := spec.All
+	if spec.Kind == fold.KindLog {
+		columns = slices.DeleteFunc(slices.Clone(columns), func(c fold.Column) bool { return c.Name == "epoch" })
 		r = slices.Clone(r)
-		at := slices.IndexFunc(spec.all, func(c column) bool { return c.name == "epoch" })
+		at := slices.IndexFunc(spec.All, func(c fold.Column) bool { return c.Name == "epoch" })
 		r = slices.Delete(r, at, at+1)
 	}
-	return keyOf(columns, r)
+	return fold.KeyOf(columns, r)
 }
 
 // judgeOrder compares an order once.
@@ -168,13 +169,13 @@ func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdi
 	if o.bytes == nil {
 		return verdictOfOrder{differences: []Difference{{Order: o.id, Table: tableState, Base: "(row)"}}}, nil
 	}
-	stored, err := openOrder[S](o.id, encoded{o.bytes.state, o.bytes.applied})
+	stored, err := fold.OpenOrder[S](o.id, fold.Encoded{State: o.bytes.state, Applied: o.bytes.applied})
 	if err != nil {
 		return verdictOfOrder{differences: []Difference{{Order: o.id, Table: tableState, Value: "cannot be decoded"}}}, nil
 	}
 	var facts []event.Fact
-	for _, key := range slices.Sorted(maps.Keys(stored.applied)) {
-		record := stored.applied[key]
+	for _, key := range slices.Sorted(maps.Keys(stored.Applied)) {
+		record := stored.Applied[key]
 		some, err := p.historyTo(ctx, o.id, aggregateOf(key), record.Version)
 		if err != nil {
 			return v, err
@@ -182,7 +183,7 @@ func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdi
 		if n := int64(len(some)); n < record.Version {
 			v.differences = append(v.differences, Difference{Order: o.id, Table: tableApplied, Key: key, Base: fmt.Sprint(n), Value: fmt.Sprint(record.Version)})
 		} else if n > 0 {
-			if same, known := record.holds(n, some[n-1].ID); known && !same {
+			if same, known := record.Holds(n, some[n-1].ID); known && !same {
 				v.differences = append(v.differences, Difference{Order: o.id, Table: tableApplied, Key: key, Field: "event", Base: some[n-1].ID, Value: "another event"})
 			}
 		}
@@ -209,7 +210,7 @@ func (p *Projection[S]) judgeOrder(ctx context.Context, o *storedOrder) (v verdi
 
 // judgeFacts compares an order with what its facts, but for those that were given
 // up, make of it, and that with what the owners answer.
-func (p *Projection[S]) judgeFacts(ctx context.Context, o *storedOrder, stored *order[S], facts []event.Fact, skipped []string) (verdictOfOrder, error) {
+func (p *Projection[S]) judgeFacts(ctx context.Context, o *storedOrder, stored *fold.Order[S], facts []event.Fact, skipped []string) (verdictOfOrder, error) {
 	v, fresh, err := p.compareOrder(o, stored, facts, skipped)
 	if err != nil || fresh == nil {
 		return v, err
@@ -244,48 +245,48 @@ func (p *Projection[S]) historyTo(ctx context.Context, order string, a event.Agg
 
 // compareOrder folds the facts anew and compares what comes of it, which it
 // returns, with what is stored. It is nil if some fact cannot be applied.
-func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []event.Fact, skipped []string) (v verdictOfOrder, fresh *order[S], err error) {
-	inputs := make([]input, len(facts))
+func (p *Projection[S]) compareOrder(o *storedOrder, stored *fold.Order[S], facts []event.Fact, skipped []string) (v verdictOfOrder, fresh *fold.Order[S], err error) {
+	inputs := make([]fold.Input, len(facts))
 	for i, f := range facts {
 		if slices.Contains(skipped, f.ID) {
 			f.Body = &control.FactVoided{}
 		}
-		if inputs[i] = (input{fact: f}); f.Body == nil {
-			inputs[i].err = errUnreadable
+		if inputs[i] = (fold.Input{Fact: f}); f.Body == nil {
+			inputs[i].Err = errUnreadable
 		}
 	}
-	fresh = newOrder[S](o.id)
-	out, err := p.engine.run(fresh, inputs)
+	fresh = fold.NewOrder[S](o.id)
+	out, err := p.engine.Run(fresh, inputs)
 	if err != nil {
 		return v, nil, err
 	}
-	if len(out.parked) > 0 {
-		first := out.parked[0]
+	if len(out.Parked) > 0 {
+		first := out.Parked[0]
 		return verdictOfOrder{differences: []Difference{{
-			Order: o.id, Table: tableApplied, Key: first.token.Aggregate.String(), Field: "version " + fmt.Sprint(first.token.Version),
-			Base: "cannot be applied: " + brief(first.reason), Value: "applied",
+			Order: o.id, Table: tableApplied, Key: first.Token.Aggregate.String(), Field: "version " + fmt.Sprint(first.Token.Version),
+			Base: "cannot be applied: " + brief(first.Reason), Value: "applied",
 		}}}, nil, nil
 	}
-	should, err := fresh.encode()
+	should, err := fresh.Encode()
 	if err != nil {
 		return v, nil, err
 	}
-	if fresh, err = openOrder[S](o.id, should); err != nil { // as it reads when it was stored
+	if fresh, err = fold.OpenOrder[S](o.id, should); err != nil { // as it reads when it was stored
 		return v, nil, err
 	}
 	if err := p.compareState(o, stored, fresh, should, &v); err != nil {
 		return v, nil, err
 	}
-	tables := p.engine.derive(fresh)
-	for i, spec := range p.view.specs() {
-		if spec.kind == kindSums {
+	tables := p.engine.Derive(fresh)
+	for i, spec := range p.view.Specs() {
+		if spec.Kind == fold.KindSums {
 			continue
 		}
-		expected := map[string]row{}
-		if spec.kind == kindRows {
+		expected := map[string]fold.Row{}
+		if spec.Kind == fold.KindRows {
 			expected = tables[i]
-		} else if at := i - len(p.view.Tables); at < len(out.logs) {
-			for _, r := range out.logs[at] {
+		} else if at := i - len(p.view.Tables); at < len(out.Logs) {
+			for _, r := range out.Logs[at] {
 				expected[p.rowKey(spec, r)] = r
 			}
 		}
@@ -295,12 +296,12 @@ func (p *Projection[S]) compareOrder(o *storedOrder, stored *order[S], facts []e
 	return v, fresh, nil
 }
 
-func (p *Projection[S]) compareState(o *storedOrder, stored, fresh *order[S], should encoded, v *verdictOfOrder) error {
-	a, err := json.Marshal(&fresh.state)
+func (p *Projection[S]) compareState(o *storedOrder, stored, fresh *fold.Order[S], should fold.Encoded, v *verdictOfOrder) error {
+	a, err := json.Marshal(&fresh.State)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
-	b, err := json.Marshal(&stored.state)
+	b, err := json.Marshal(&stored.State)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
 	}
@@ -315,13 +316,13 @@ func (p *Projection[S]) compareState(o *storedOrder, stored, fresh *order[S], sh
 	return nil
 }
 
-func (p *Projection[S]) compareRows(id string, spec *tableSpec, stored, expected map[string]row, v *verdictOfOrder) {
-	differ := func(r row, fields []fieldApart) {
+func (p *Projection[S]) compareRows(id string, spec *fold.Spec, stored, expected map[string]fold.Row, v *verdictOfOrder) {
+	differ := func(r fold.Row, fields []fieldApart) {
 		for _, f := range fields {
-			if spec.kind == kindLog && f.name == "epoch" {
+			if spec.Kind == fold.KindLog && f.name == "epoch" {
 				continue
 			}
-			d := Difference{Order: id, Table: spec.name, Key: keyText(spec.all, r), Field: f.name, Base: f.base, Value: f.value}
+			d := Difference{Order: id, Table: spec.Name, Key: keyText(spec.All, r), Field: f.name, Base: f.base, Value: f.value}
 			if p.contract.KeepsPersonal(d.Table, d.Field) {
 				d.Base, d.Value = masked, masked
 			}
@@ -333,7 +334,7 @@ func (p *Projection[S]) compareRows(id string, spec *tableSpec, stored, expected
 		case !ok:
 			differ(want, []fieldApart{{base: "(row)"}})
 		default:
-			differ(want, fieldsApart(spec.all, spec.all, want, got))
+			differ(want, fieldsApart(spec.All, spec.All, want, got))
 		}
 	}
 	for key, got := range stored {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
@@ -42,7 +43,7 @@ const (
 // hearOwners compares every aggregate of an order whose source says how. fresh is
 // what the facts, all of them up to the applied versions, fold to; of what was
 // given up nobody has an opinion.
-func (p *Projection[S]) hearOwners(ctx context.Context, stored, fresh *order[S], facts []event.Fact, skipped []string) (map[string]answered, error) {
+func (p *Projection[S]) hearOwners(ctx context.Context, stored, fresh *fold.Order[S], facts []event.Fact, skipped []string) (map[string]answered, error) {
 	newest, givenUp := map[string]event.Fact{}, map[string]bool{}
 	for _, f := range facts {
 		key := f.Aggregate.String()
@@ -51,7 +52,7 @@ func (p *Projection[S]) hearOwners(ctx context.Context, stored, fresh *order[S],
 		givenUp[key] = givenUp[key] || void || slices.Contains(skipped, f.ID)
 	}
 	all := map[string]answered{}
-	for _, key := range slices.Sorted(maps.Keys(stored.applied)) {
+	for _, key := range slices.Sorted(maps.Keys(stored.Applied)) {
 		a := aggregateOf(key)
 		truth, _ := p.truthOf(a.Type)
 		switch {
@@ -68,14 +69,14 @@ func (p *Projection[S]) hearOwners(ctx context.Context, stored, fresh *order[S],
 			return nil, fmt.Errorf("ask the owner of %s: %w", a.Type, err)
 		}
 		if at.ID == "" || !missing && (answer.At.EventID == "" || answer.At.Version > at.Version) {
-			record := stored.applied[key]
+			record := stored.Applied[key]
 			all[key] = answered{source: a.Type, outcome: outcomeMoved, again: answer.At.EventID != "" && at.ID != "" && record.Parked == ""}
 			continue
 		}
-		view, should := truth.shown(stored.id, &stored.state, a.ID), truth.shown(stored.id, &fresh.state, a.ID)
+		view, should := truth.shown(stored.ID, &stored.State, a.ID), truth.shown(stored.ID, &fresh.State, a.ID)
 		one := answered{source: a.Type, view: &view}
 		differ := func(field, owner, here string) {
-			one.differences = append(one.differences, Difference{Order: stored.id, Table: tableOwner, Key: key, Field: field, Base: owner, Value: here})
+			one.differences = append(one.differences, Difference{Order: stored.ID, Table: tableOwner, Key: key, Field: field, Base: owner, Value: here})
 		}
 		switch {
 		case missing:

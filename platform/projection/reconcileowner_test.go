@@ -18,6 +18,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
 
@@ -34,7 +35,7 @@ type answering struct {
 }
 
 // connected has the view know this owner.
-func (o *answering) connected(c *projection.Config, _ *projection.View[tally]) {
+func (o *answering) connected(c *projection.Config, _ *fold.View[tally]) {
 	c.Owners = map[string]grpc.ClientConnInterface{"order": struct{ grpc.ClientConnInterface }{}}
 }
 
@@ -149,7 +150,7 @@ func TestOwnersAndTheViewAreAddedUpSideBySide(t *testing.T) {
 // TestAFoldThatMisreadsIsFoundByTheOwnersAlone plants a Fold that reads one fact
 // wrongly. Journal, state, rows, entries and sums all agree with each other.
 func TestAFoldThatMisreadsIsFoundByTheOwnersAlone(t *testing.T) {
-	misread := func(_ *projection.Config, v *projection.View[tally]) {
+	misread := func(_ *projection.Config, v *fold.View[tally]) {
 		fold := v.Fold
 		v.Fold = func(s *tally, f event.Fact) {
 			if n, ok := f.Body.(*note); ok && n.Text == "refund" {
@@ -171,7 +172,7 @@ func TestAFoldThatMisreadsIsFoundByTheOwnersAlone(t *testing.T) {
 	if r, err := d.GetReconciliation(t.Context(), &readmodelv1.GetReconciliationRequest{}); err != nil || r.GetContinuous().GetResult() != "DIFFERENCES" {
 		t.Errorf("all the time: %v, %v", r, err)
 	}
-	blind := newDeskOf(t, []tweak{misread, func(c *projection.Config, _ *projection.View[tally]) { c.Owners = nil }}, facts...)
+	blind := newDeskOf(t, []tweak{misread, func(c *projection.Config, _ *fold.View[tally]) { c.Owners = nil }}, facts...)
 	o, found := blind.reconcile("")
 	if len(found) != 0 || !strings.HasPrefix(o.GetReport().GetOwners()[0].GetNotCompared(), "not compared with the owner's answers") {
 		t.Errorf("without the owners: %v, %v", found, o.GetReport())

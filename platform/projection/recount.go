@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection/completeness"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // recount counts anew what the copy has of a partition of a source: those of
@@ -73,7 +74,7 @@ func (p *Projection[S]) recountPage(ctx context.Context, tx pgx.Tx, j job, facts
 		it := item{fact: f}
 		ids[i], references[i] = f.Key, it.reference(j.partition)
 	}
-	versions := map[string]map[string]*applied{}
+	versions := map[string]map[string]*fold.Applied{}
 	rows, err := tx.Query(ctx, "SELECT order_id, applied FROM state WHERE order_id = ANY($1::text[])", ids)
 	if err != nil {
 		return err
@@ -81,7 +82,7 @@ func (p *Projection[S]) recountPage(ctx context.Context, tx pgx.Tx, j job, facts
 	var id, reference string
 	var text []byte
 	if _, err = pgx.ForEachRow(rows, []any{&id, &text}, func() error {
-		doc, err := openApplied(text)
+		doc, err := fold.OpenVersions(text)
 		versions[id] = doc.Aggregates
 		return err
 	}); err != nil {
@@ -95,7 +96,7 @@ func (p *Projection[S]) recountPage(ctx context.Context, tx pgx.Tx, j job, facts
 		return err
 	}
 	for i, f := range facts {
-		if waits[references[i]] || versions[f.Key][f.Aggregate.String()].covers(f.Envelope) {
+		if waits[references[i]] || versions[f.Key][f.Aggregate.String()].Covers(f.Envelope) {
 			found[f.Epoch] = found[f.Epoch].With(f.Envelope)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-dev/tidemark/platform/consumer"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A version that only shows otherwise what it remembers needs no facts. Its author
@@ -57,7 +58,7 @@ var errDerives = errors.New("states are not what this version would remember")
 // one that remembers the same.
 func (b *bulk[S]) beginDerived(ctx context.Context, tx pgx.Tx, partitions int) (begun bool, err error) {
 	p := b.p
-	if !p.view.rederives() {
+	if !p.view.Rederives() {
 		return false, nil
 	}
 	var decided bool
@@ -65,7 +66,7 @@ func (b *bulk[S]) beginDerived(ctx context.Context, tx pgx.Tx, partitions int) (
 	if err := tx.QueryRow(ctx, ownBase, p.own.schema).Scan(&decided, &base); err != nil || decided {
 		return false, err // an operator's rebuild is made from facts, and so is what was tried
 	}
-	rows, err := tx.Query(ctx, baseOf, p.view.Name, p.own.version, partitions, p.view.remembers())
+	rows, err := tx.Query(ctx, baseOf, p.view.Name, p.own.version, partitions, p.view.Remembers())
 	if err != nil {
 		return false, err
 	}
@@ -102,14 +103,14 @@ func (b *bulk[S]) beginDerived(ctx context.Context, tx pgx.Tx, partitions int) (
 // unlike says what a generation has otherwise than this one needs it, or "".
 func (b *bulk[S]) unlike(ctx context.Context, tx pgx.Tx, base string) (why string, err error) {
 	p := b.p
-	for _, log := range p.view.Logs {
+	for _, log := range p.view.Specs()[len(p.view.Tables):] {
 		apart := 0
-		own, other := pgx.Identifier{p.own.schema, log.spec.name}.Sanitize(), pgx.Identifier{base, log.spec.name}.Sanitize()
+		own, other := pgx.Identifier{p.own.schema, log.Name}.Sanitize(), pgx.Identifier{base, log.Name}.Sanitize()
 		if err := tx.QueryRow(ctx, columnsApart, own, other).Scan(&apart); err != nil {
 			return "", fmt.Errorf("compare the columns of a log: %w", err)
 		}
 		if apart > 0 {
-			return "log " + log.spec.name + " has other columns there", nil
+			return "log " + log.Name + " has other columns there", nil
 		}
 	}
 	rows, err := tx.Query(ctx, fmt.Sprintf(baseIDs, pgx.Identifier{base}.Sanitize()))
@@ -173,18 +174,18 @@ func (b *bulk[S]) takeOver() (copies []struct{ table, columns, of string }) {
 	add("parked", "t.partition = $1", "reference", "partition", "topic", "topic_id", "record_offset", "order_id", "aggregate_type", "aggregate_id",
 		"epoch", "version", "event_id", "verdict", "reason", "code_version", "parked_at")
 	add("source_mark", "t.partition = $1", "partition", "source", "epoch", "term", "number", "as_of", "blocked_count")
-	for _, log := range b.p.view.Logs {
+	for _, log := range b.p.view.Specs()[len(b.p.view.Tables):] {
 		var names []string
-		for _, col := range log.spec.all {
-			names = append(names, col.name)
+		for _, col := range log.All {
+			names = append(names, col.Name)
 		}
-		add(log.spec.name, byOrder, names...)
+		add(log.Name, byOrder, names...)
 	}
 	return copies
 }
 
 // derivePart takes one partition over.
-func (b *bulk[S]) derivePart(ctx context.Context, tx pgx.Tx, part bulkPart) (did *delta, err error) {
+func (b *bulk[S]) derivePart(ctx context.Context, tx pgx.Tx, part bulkPart) (did *fold.Delta, err error) {
 	defer func() {
 		if gone(err) {
 			err = fmt.Errorf("%w: something of %s is not there any more: %w", errUnfit, b.base, err)
@@ -265,8 +266,8 @@ func (b *bulkPass[S]) deriveAll(ctx context.Context, tx pgx.Tx, base string) (or
 		if err != nil {
 			return 0, fmt.Errorf("read states: %w", err)
 		}
-		page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (s stateRow, err error) {
-			return s, r.Scan(&s.order, &s.encoded.state, &s.encoded.applied)
+		page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (s fold.StateRow, err error) {
+			return s, r.Scan(&s.Order, &s.Encoded.State, &s.Encoded.Applied)
 		})
 		if err != nil {
 			return 0, fmt.Errorf("read states: %w", err)
@@ -294,18 +295,18 @@ func (b *bulkPass[S]) deriveAll(ctx context.Context, tx pgx.Tx, base string) (or
 
 // deriveOne derives the rows of one state, which must be one that this code would
 // write.
-func (b *bulkPass[S]) deriveOne(ctx context.Context, s stateRow) error {
-	o, err := openOrder[S](s.order, s.encoded)
+func (b *bulkPass[S]) deriveOne(ctx context.Context, s fold.StateRow) error {
+	o, err := fold.OpenOrder[S](s.Order, s.Encoded)
 	if err != nil {
-		return fmt.Errorf("%w: %w: order %s: %w", errUnfit, errDerives, s.order, err)
+		return fmt.Errorf("%w: %w: order %s: %w", errUnfit, errDerives, s.Order, err)
 	}
-	again, err := o.encode()
-	if err != nil || !slices.Equal(again.state, s.encoded.state) {
-		return fmt.Errorf("%w: %w: order %s is encoded otherwise", errUnfit, errDerives, s.order)
+	again, err := o.Encode()
+	if err != nil || !slices.Equal(again.State, s.Encoded.State) {
+		return fmt.Errorf("%w: %w: order %s is encoded otherwise", errUnfit, errDerives, s.Order)
 	}
-	tables, err := b.tablesOf(&bulkOrder[S]{order: *o})
+	tables, err := b.tablesOf(&bulkOrder[S]{Order: *o})
 	if err != nil {
-		return fmt.Errorf("%w: order %s: %w", errUnfit, s.order, err)
+		return fmt.Errorf("%w: order %s: %w", errUnfit, s.Order, err)
 	}
 	return b.rows(ctx, tables)
 }

@@ -14,22 +14,23 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 	readmodelv1 "github.com/tidemark-dev/tidemark/proto/readmodel/v1"
 )
 
 // shownOtherwise is version 2 of the view, which remembers what version 1 does and
 // shows it otherwise.
-func shownOtherwise(_ *projection.Config, v *projection.View[tally]) {
+func shownOtherwise(_ *projection.Config, v *fold.View[tally]) {
 	v.Version, v.FoldVersion = 2, 1
-	v.Expected = []projection.Expected{{Table: "parts"}}
-	v.Tables = []projection.Table[tally]{
-		projection.Rows("parts", func(order string, s *tally, put func(partRow)) {
+	v.Expected = []fold.Expected{{Table: "parts"}}
+	v.Tables = []fold.Table[tally]{
+		fold.Rows("parts", func(order string, s *tally, put func(partRow)) {
 			for id, p := range s.Parts {
 				put(partRow{OrderID: order, Part: id, Amount: 2 * p.Amount, Doc: fmt.Sprintf(`{"pieces":%d}`, len(s.Parts))})
 			}
 		}),
-		projection.Sums("texts", func(_ string, s *tally, add func(textSum)) {
+		fold.Sums("texts", func(_ string, s *tally, add func(textSum)) {
 			for _, p := range s.Parts {
 				add(textSum{strings.ToUpper(p.Text), 1, -p.Amount})
 			}
@@ -38,14 +39,14 @@ func shownOtherwise(_ *projection.Config, v *projection.View[tally]) {
 }
 
 // fromFacts is the same version, which is not allowed to take anything over.
-func fromFacts(c *projection.Config, v *projection.View[tally]) {
+func fromFacts(c *projection.Config, v *fold.View[tally]) {
 	shownOtherwise(c, v)
 	v.FoldVersion = 2
 }
 
 // noFacts fails the test if the logs are scanned.
 func noFacts(t *testing.T) tweak {
-	return func(c *projection.Config, _ *projection.View[tally]) {
+	return func(c *projection.Config, _ *fold.View[tally]) {
 		c.Scan = func(context.Context, int32, map[string]consumer.Bounds, func(map[string]string, []consumer.Record) error) error {
 			t.Error("facts are read")
 			return errDown
@@ -128,7 +129,7 @@ func TestRederivedIsWhatFactsComeTo(t *testing.T) {
 
 // A partition is taken over with what is its own, and with nothing of another one.
 func TestRederivesPartitionByPartition(t *testing.T) {
-	two := func(c *projection.Config, _ *projection.View[tally]) { c.Kafka.Partitions = 2 }
+	two := func(c *projection.Config, _ *fold.View[tally]) { c.Kafka.Partitions = 2 }
 	logs, records := [2]*topics{newTopics(), newTopics()}, [2][]consumer.Record{}
 	for i := range 1300 { // more than two pages
 		for _, f := range about(fmt.Sprintf("o%d", i), 1, 2) {
@@ -302,7 +303,7 @@ func TestWhatIsNotTakenOver(t *testing.T) {
 		meanwhile bool // given happens to one that was begun
 	}{
 		{name: "another fold", tweak: fromFacts},
-		{name: "another fold than it folds as", tweak: func(_ *projection.Config, v *projection.View[tally]) { v.Version, v.FoldVersion = 3, 2 }},
+		{name: "another fold than it folds as", tweak: func(_ *projection.Config, v *fold.View[tally]) { v.Version, v.FoldVersion = 3, 2 }},
 		{name: "half built", given: func(base *subject) {
 			base.exec("UPDATE tidemark.generation SET status = 'BUILDING' WHERE version = 1; DELETE FROM tidemark.pointer")
 		}},
@@ -322,8 +323,8 @@ func TestWhatIsNotTakenOver(t *testing.T) {
 			base.exec(`UPDATE state SET state = '{"Parts":{},"More":1}' WHERE order_id = 'p'`)
 		}},
 		{name: "a state that is no state", begun: true, given: func(base *subject) { base.exec(`UPDATE state SET state = '[]' WHERE order_id = 'p'`) }},
-		{name: "rows that cannot be derived", begun: true, tweak: func(c *projection.Config, v *projection.View[tally]) {
-			v.Tables[0] = projection.Rows("parts", func(order string, s *tally, put func(partRow)) {
+		{name: "rows that cannot be derived", begun: true, tweak: func(c *projection.Config, v *fold.View[tally]) {
+			v.Tables[0] = fold.Rows("parts", func(order string, s *tally, put func(partRow)) {
 				if p := s.Parts["order/o"]; p.Amount == 14 && !p.Last.IsZero() {
 					panic("three notes")
 				}
@@ -337,10 +338,10 @@ func TestWhatIsNotTakenOver(t *testing.T) {
 			base := fresh(t)
 			base.handle(records...)
 			if tt.tweak == nil {
-				tt.tweak = func(*projection.Config, *projection.View[tally]) {}
+				tt.tweak = func(*projection.Config, *fold.View[tally]) {}
 			}
 			log := &scanned{records: records}
-			next := open(t, base.url, shownOtherwise, tt.tweak, func(c *projection.Config, _ *projection.View[tally]) {
+			next := open(t, base.url, shownOtherwise, tt.tweak, func(c *projection.Config, _ *fold.View[tally]) {
 				c.Scan, c.Generations.BulkAbove = log.scan, 1
 			})
 			next.barrier(records)
@@ -380,7 +381,7 @@ func TestWhatIsNotTakenOver(t *testing.T) {
 				}
 				return
 			}
-			want := fresh(t, fromFacts, func(_ *projection.Config, v *projection.View[tally]) {
+			want := fresh(t, fromFacts, func(_ *projection.Config, v *fold.View[tally]) {
 				if tt.tweak != nil && strings.HasPrefix(next.Generation(), "tally/3") {
 					v.Version = 3
 				}

@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/fault"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A generation that took states over remembers what the one it took them from
@@ -23,7 +24,7 @@ func TestAThirdVersionTakesOverFromTheSecond(t *testing.T) {
 	if err := second.Point(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	third := second.rederive(func(_ *projection.Config, v *projection.View[tally]) { v.Version = 3 })
+	third := second.rederive(func(_ *projection.Config, v *fold.View[tally]) { v.Version = 3 })
 	for i, s := range []*subject{base, second} {
 		if got := []*subject{second, third}[i].derivedFrom(); got != s.schema() {
 			t.Errorf("version %d was derived from %v", i+2, got)
@@ -109,8 +110,8 @@ func TestARederivedGenerationIsSwappedTo(t *testing.T) {
 func TestAFoldThatIsAnotherOneIsRefused(t *testing.T) {
 	for name, tweak := range map[string]tweak{
 		"fold": buggy,
-		"log": func(_ *projection.Config, v *projection.View[tally]) {
-			v.Logs = []projection.LogTable{projection.Log("notes", func(f event.Fact, put func(noteLog)) { put(noteLog{"x", f.OccurredAt}) })}
+		"log": func(_ *projection.Config, v *fold.View[tally]) {
+			v.Logs = []fold.LogTable{fold.Log("notes", func(f event.Fact, put func(noteLog)) { put(noteLog{"x", f.OccurredAt}) })}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +121,7 @@ func TestAFoldThatIsAnotherOneIsRefused(t *testing.T) {
 			old := at.process()
 			at.read(old.Projection)
 			old.look()
-			next := at.process(tweak, func(_ *projection.Config, v *projection.View[tally]) { v.Version, v.FoldVersion = 2, 1 }, noFacts(t))
+			next := at.process(tweak, func(_ *projection.Config, v *fold.View[tally]) { v.Version, v.FoldVersion = 2, 1 }, noFacts(t))
 			if err := next.Bulk(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A refold rebuilds one order from the journals: its state, its versions and
@@ -56,16 +57,16 @@ func aggregateOf(key string) event.Aggregate {
 }
 
 // versionsOf reads what is applied of an order.
-func (p *Projection[S]) versionsOf(ctx context.Context, id string) (map[string]*applied, error) {
+func (p *Projection[S]) versionsOf(ctx context.Context, id string) (map[string]*fold.Applied, error) {
 	var text []byte
 	err := p.pool.QueryRow(ctx, oneState, id).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return map[string]*applied{}, nil
+		return map[string]*fold.Applied{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read applied versions: %w", err)
 	}
-	doc, err := openApplied(text)
+	doc, err := fold.OpenVersions(text)
 	return doc.Aggregates, err
 }
 
@@ -105,43 +106,43 @@ const (
 )
 
 // refold replaces an order by what the facts make of a new one.
-func (h *held[S]) refold(ctx context.Context, id string, seen map[string]*applied, facts []event.Fact) error {
+func (h *held[S]) refold(ctx context.Context, id string, seen map[string]*fold.Applied, facts []event.Fact) error {
 	loaded, err := h.load(ctx, []string{id})
 	if err != nil {
 		return err
 	}
-	old, fresh := loaded[id], newOrder[S](id)
-	if !sameVersions(old.applied, seen) {
+	old, fresh := loaded[id], fold.NewOrder[S](id)
+	if !sameVersions(old.Applied, seen) {
 		return errMoved
 	}
 	waiting, err := h.waitingOf(ctx, id)
 	if err != nil {
 		return err
 	}
-	inputs := make([]input, len(facts))
+	inputs := make([]fold.Input, len(facts))
 	for i, f := range facts {
-		if inputs[i] = (input{fact: f}); f.Body == nil {
-			inputs[i].err = errUnreadable
+		if inputs[i] = (fold.Input{Fact: f}); f.Body == nil {
+			inputs[i].Err = errUnreadable
 		}
 	}
-	out, err := h.p.engine.run(fresh, inputs)
+	out, err := h.p.engine.Run(fresh, inputs)
 	if err != nil {
 		return err
 	}
-	h.skip(id, skippedOf(old.applied), skippedOf(fresh.applied))
+	h.skip(id, skippedOf(old.Applied), skippedOf(fresh.Applied))
 	h.count(old, facts, waiting)
 	h.replace(old, fresh, out, facts)
 	var done []string
 	for _, w := range waiting {
-		record := fresh.applied[w.aggregate.String()]
+		record := fresh.Applied[w.aggregate.String()]
 		if record == nil || w.version <= record.Version {
 			done = append(done, w.reference)
 		} else if record.Parked == "" { // the journal was read before this came
-			record.Parked = Gap
-			out.quarantined = append(out.quarantined, quarantine{
-				aggregate: w.aggregate, order: id, verdict: Gap, reason: "it came while the order was refolded",
+			record.Parked = fold.Gap
+			out.Quarantined = append(out.Quarantined, fold.Quarantine{
+				Aggregate: w.aggregate, Order: id, Verdict: fold.Gap, Reason: "it came while the order was refolded",
 			})
-			out.touched[w.aggregate.String()] = w.aggregate
+			out.Touched[w.aggregate.String()] = w.aggregate
 		}
 	}
 	h.batch.Queue(dropWaits, done)
@@ -150,18 +151,18 @@ func (h *held[S]) refold(ctx context.Context, id string, seen map[string]*applie
 
 // replace takes the old order's rows away by difference, and what its journals
 // do not have.
-func (h *held[S]) replace(old, fresh *order[S], out *outcome, facts []event.Fact) {
-	out.before = h.p.engine.derive(old)
-	if len(fresh.applied) == 0 {
-		out.after = make([]map[string]row, len(out.before))
+func (h *held[S]) replace(old, fresh *fold.Order[S], out *fold.Outcome, facts []event.Fact) {
+	out.Before = h.p.engine.Derive(old)
+	if len(fresh.Applied) == 0 {
+		out.After = make([]map[string]fold.Row, len(out.Before))
 	} else {
-		out.after = h.p.engine.derive(fresh)
+		out.After = h.p.engine.Derive(fresh)
 	}
-	out.dirty = true
-	if out.touched == nil {
-		out.touched = map[string]event.Aggregate{}
+	out.Dirty = true
+	if out.Touched == nil {
+		out.Touched = map[string]event.Aggregate{}
 	}
-	for key := range old.applied {
+	for key := range old.Applied {
 		a := aggregateOf(key)
 		var epochs, ids []string
 		var versions []int64
@@ -170,37 +171,37 @@ func (h *held[S]) replace(old, fresh *order[S], out *outcome, facts []event.Fact
 				epochs, versions, ids = append(epochs, f.Epoch), append(versions, f.Version), append(ids, f.ID)
 			}
 		}
-		for _, log := range h.p.view.specs()[len(h.p.view.Tables):] {
-			h.before.Queue(fmt.Sprintf(trimEntries, log.name), a.Type, a.ID, epochs, versions, ids)
+		for _, log := range h.p.view.Specs()[len(h.p.view.Tables):] {
+			h.before.Queue(fmt.Sprintf(trimEntries, log.Name), a.Type, a.ID, epochs, versions, ids)
 		}
-		if fresh.applied[key] == nil {
-			h.batch.Queue(dropMember, a.Type, a.ID, old.id)
+		if fresh.Applied[key] == nil {
+			h.batch.Queue(dropMember, a.Type, a.ID, old.ID)
 		}
 	}
-	h.before.Queue(allHolds, old.id)
+	h.before.Queue(allHolds, old.ID)
 }
 
 // store writes the order, or removes it if nothing is left of it.
-func (h *held[S]) store(fresh *order[S], out *outcome) (err error) {
-	if out.encoded, err = fresh.encode(); err != nil {
+func (h *held[S]) store(fresh *fold.Order[S], out *fold.Outcome) (err error) {
+	if out.Encoded, err = fresh.Encode(); err != nil {
 		return err
 	}
-	if err := out.encoded.check(); err != nil {
+	if err := out.Encoded.Check(); err != nil {
 		return err
 	}
-	h.delta.merge(fresh.id, out, fresh.applied)
-	if len(fresh.applied) == 0 {
-		h.batch.Queue(dropOrder, fresh.id)
+	h.delta.Merge(fresh.ID, out, fresh.Applied)
+	if len(fresh.Applied) == 0 {
+		h.batch.Queue(dropOrder, fresh.ID)
 	}
 	return nil
 }
 
 // count adds those facts of a refolded order that were never counted: not
 // applied under their epoch before, and not waiting.
-func (h *held[S]) count(old *order[S], facts []event.Fact, waiting map[string]waitingFact) {
+func (h *held[S]) count(old *fold.Order[S], facts []event.Fact, waiting map[string]waitingFact) {
 	for _, f := range facts {
 		it := item{fact: f}
-		if _, waits := waiting[it.reference(h.number)]; !waits && !old.applied[f.Aggregate.String()].covers(f.Envelope) {
+		if _, waits := waiting[it.reference(h.number)]; !waits && !old.Applied[f.Aggregate.String()].Covers(f.Envelope) {
 			h.at.books.Count(f.Envelope)
 		}
 	}
@@ -230,8 +231,8 @@ func (h *held[S]) waitingOf(ctx context.Context, id string) (map[string]waitingF
 	return waiting, nil
 }
 
-func sameVersions(a, b map[string]*applied) bool {
-	return maps.EqualFunc(a, b, func(x, y *applied) bool {
+func sameVersions(a, b map[string]*fold.Applied) bool {
+	return maps.EqualFunc(a, b, func(x, y *fold.Applied) bool {
 		return x.Epoch == y.Epoch && x.Version == y.Version && string(x.Recent) == string(y.Recent)
 	})
 }

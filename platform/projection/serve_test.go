@@ -22,6 +22,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/contract"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
@@ -67,10 +68,10 @@ personal_data: [{field: parts.doc.name, purpose: to call them}]
 policy: {late: {after: 48h}}
 `
 
-func withContract(c *projection.Config, _ *projection.View[tally]) { c.Contract = tallyContract }
+func withContract(c *projection.Config, _ *fold.View[tally]) { c.Contract = tallyContract }
 
 func TestDescribeServesThePromiseAndWhatIsTrueNow(t *testing.T) {
-	s := fresh(t, withContract, func(c *projection.Config, _ *projection.View[tally]) { c.MaxParked = 1 })
+	s := fresh(t, withContract, func(c *projection.Config, _ *fold.View[tally]) { c.MaxParked = 1 })
 	client := readmodelv1.NewReadModelServiceClient(s.served())
 	describe := func() *readmodelv1.DescribeReadModelResponse {
 		t.Helper()
@@ -154,7 +155,7 @@ func TestAlertsAskForMetricsThatAreExported(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tel.Shutdown(context.Background()) })
-	s := fresh(t, withContract, func(c *projection.Config, _ *projection.View[tally]) { c.Telemetry = tel })
+	s := fresh(t, withContract, func(c *projection.Config, _ *fold.View[tally]) { c.Telemetry = tel })
 	log := newTopics()
 	for _, source := range []string{"order", "payment"} {
 		s.handle(log.totals(control.ControlRecord{Source: source, Epoch: epoch1, Number: 1, Term: 1, AsOf: dawn, DataEndOffset: -1}))

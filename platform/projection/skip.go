@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/fault"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/schemas/control"
 )
@@ -57,7 +58,7 @@ const (
 // parkedHead is the first fact of an aggregate that waits.
 type parkedHead struct {
 	token   event.Token
-	verdict Verdict
+	verdict fold.Verdict
 	reason  string
 }
 
@@ -76,7 +77,7 @@ func (h *held[S]) giveUp(ctx context.Context, g gap, eventID string) (head parke
 	if err != nil {
 		return head, fmt.Errorf("look for what waits: %w", err)
 	}
-	if head.verdict != Poison && head.verdict != TooLarge {
+	if head.verdict != fold.Poison && head.verdict != fold.TooLarge {
 		return head, fault.New(fault.KindFailedPrecondition, fault.ReasonRuleViolated,
 			"only a fact that code could not apply can be skipped; this one is parked as %s", head.verdict)
 	}
@@ -91,7 +92,7 @@ func (h *held[S]) giveUp(ctx context.Context, g gap, eventID string) (head parke
 	if _, err := h.feed(ctx, []event.Fact{void}); err != nil {
 		return head, err
 	}
-	if h.stands(g, applied{}).version != head.token.Version {
+	if h.stands(g, fold.Applied{}).version != head.token.Version {
 		return head, errNotFirst // a version before it is missing
 	}
 	return head, nil
@@ -104,7 +105,7 @@ func (s *quarantineServer[S]) SkipParked(ctx context.Context, r *readmodelv1.Ski
 	if err != nil {
 		return nil, err
 	}
-	g := gap{aggregate: aggregateNamed(a), order: a.GetOrderId(), partition: a.GetPartition(), verdict: Verdict(a.GetVerdict())}
+	g := gap{aggregate: aggregateNamed(a), order: a.GetOrderId(), partition: a.GetPartition(), verdict: fold.Verdict(a.GetVerdict())}
 	err = p.hold(ctx, g.partition, func(h *held[S]) error {
 		head, err := h.giveUp(ctx, g, r.GetEventId())
 		if err != nil {
@@ -114,7 +115,7 @@ func (s *quarantineServer[S]) SkipParked(ctx context.Context, r *readmodelv1.Ski
 			return errRehearsed
 		}
 		h.batch.Queue(insertSkip, p.view.Name, g.aggregate.Type, g.aggregate.ID, g.order, head.token.Version, head.token.EventID,
-			clean(r.GetReason()), clean(r.GetActor()), head.reason, p.own.String())
+			fold.Clean(r.GetReason()), fold.Clean(r.GetActor()), head.reason, p.own.String())
 		return nil
 	})
 	if err != nil && !errors.Is(err, errRehearsed) {

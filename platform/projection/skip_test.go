@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 func TestASkipGivesOneFactUpAndTheOthersFollowInOrder(t *testing.T) {
@@ -124,7 +125,7 @@ func TestASkipHoldsForAnotherGenerationAndAfterARefold(t *testing.T) {
 	}
 	settle(w.subject)
 
-	next := open(t, w.url, withJournal(w.from.journal), w.mend, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 2 })
+	next := open(t, w.url, withJournal(w.from.journal), w.mend, func(_ *projection.Config, v *fold.View[tally]) { v.Version = 2 })
 	next.claim()
 	next.handle(newTopics().facts(facts...)...)
 	if holds, parked := next.waiting(); holds != 1 || parked != 3 {
@@ -145,7 +146,7 @@ func TestASkipHoldsForAnotherGenerationAndAfterARefold(t *testing.T) {
 	if with, err := w.read(nil, "o"); err != nil || skippedOf(with) != 0 || with.GetEtag() == without.GetEtag() {
 		t.Errorf("first %v, then %v, %v", without, with, err)
 	}
-	third := open(t, w.url, withJournal(w.from.journal), w.mend, func(_ *projection.Config, v *projection.View[tally]) { v.Version = 3 })
+	third := open(t, w.url, withJournal(w.from.journal), w.mend, func(_ *projection.Config, v *fold.View[tally]) { v.Version = 3 })
 	third.claim()
 	third.handle(newTopics().facts(facts...)...)
 	if got := third.query("SELECT applied -> 'a' -> 'order/o' ->> 'k' AS k FROM @state")[0]["k"]; got != nil {

@@ -1,13 +1,16 @@
 package projection
 
-import "github.com/tidemark-dev/tidemark/platform/event"
+import (
+	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
+)
 
 // A list is made of many orders, and says of each how many of its facts this copy
 // is without. States say so of one order; for lists the position of each partition
 // repeats it, which is read only when it moved, and is nearly always empty.
 
 // skippedOf is how many facts of an order were given up.
-func skippedOf(aggregates map[string]*applied) (n int64) {
+func skippedOf(aggregates map[string]*fold.Applied) (n int64) {
 	for _, record := range aggregates {
 		n += record.Skipped
 	}

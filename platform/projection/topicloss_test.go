@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 )
 
@@ -89,7 +90,7 @@ func newOne(t *testing.T) *one {
 	}
 	t.Cleanup(broker.Close)
 	journal, log := journalOf(), &said{slog.DiscardHandler, make(chan slog.Record, 1000)}
-	s := open(t, testkit.UsedURL(t), withJournal(journal), func(c *projection.Config, v *projection.View[tally]) {
+	s := open(t, testkit.UsedURL(t), withJournal(journal), func(c *projection.Config, v *fold.View[tally]) {
 		c.Kafka = kafka.Config{Brokers: broker.Addr(), Partitions: 1}
 		c.Log = slog.New(log)
 		v.Sources = []string{"order"}

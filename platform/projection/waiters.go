@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Subscription signals that something may have changed. Signals that nobody
@@ -77,7 +78,7 @@ func (w *waiters) subscribe(keys []string) *Subscription {
 // tell signals everybody who waits for one of the changes, or for a control
 // record of one of the partitions; everybody once. Other processes are told if
 // they have asked for it.
-func (w *waiters) tell(changes []Change, marked ...int32) {
+func (w *waiters) tell(changes []fold.Change, marked ...int32) {
 	remote := w.hints.isWanted()
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // statements are the bulk statements of one table. Each takes one array per
@@ -14,77 +16,77 @@ type statements struct {
 	upsert, remove string
 }
 
-var columnTypes = map[columnType]string{
-	typeText: "text", typeInt: "bigint", typeBool: "boolean", typeTime: "timestamptz", typeJSON: "text",
+var columnTypes = map[fold.ColumnType]string{
+	fold.TypeText: "text", fold.TypeInt: "bigint", fold.TypeBool: "boolean", fold.TypeTime: "timestamptz", fold.TypeJSON: "text",
 }
 
 // statementsOf writes the SQL of a table.
-func statementsOf(t *tableSpec) statements {
+func statementsOf(t *fold.Spec) statements {
 	var names, keys, sets, arrays, aliases, selected, match, keyArrays, keyAliases []string
-	for i, col := range t.all {
+	for i, col := range t.All {
 		alias := fmt.Sprintf("u%d", i)
-		names, aliases = append(names, col.name), append(aliases, alias)
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, columnTypes[col.typ]))
-		if col.typ == typeJSON {
+		names, aliases = append(names, col.Name), append(aliases, alias)
+		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, columnTypes[col.Type]))
+		if col.Type == fold.TypeJSON {
 			alias += "::jsonb"
 		}
 		selected = append(selected, alias)
 		switch {
-		case col.key:
-			keys = append(keys, col.name)
-			keyArrays = append(keyArrays, fmt.Sprintf("$%d::%s[]", len(keys), columnTypes[col.typ]))
+		case col.Key:
+			keys = append(keys, col.Name)
+			keyArrays = append(keyArrays, fmt.Sprintf("$%d::%s[]", len(keys), columnTypes[col.Type]))
 			keyAliases = append(keyAliases, fmt.Sprintf("k%d", len(keys)))
-			match = append(match, fmt.Sprintf("t.%s = k.k%d", col.name, len(keys)))
-		case col.sum:
-			sets = append(sets, fmt.Sprintf("%s = t.%s + excluded.%s", col.name, col.name, col.name))
+			match = append(match, fmt.Sprintf("t.%s = k.k%d", col.Name, len(keys)))
+		case col.Sum:
+			sets = append(sets, fmt.Sprintf("%s = t.%s + excluded.%s", col.Name, col.Name, col.Name))
 		default:
-			sets = append(sets, fmt.Sprintf("%s = excluded.%s", col.name, col.name))
+			sets = append(sets, fmt.Sprintf("%s = excluded.%s", col.Name, col.Name))
 		}
 	}
 	conflict := "DO NOTHING" // a log entry is the same for ever
-	if t.kind != kindLog && len(sets) > 0 {
+	if t.Kind != fold.KindLog && len(sets) > 0 {
 		conflict = "DO UPDATE SET " + strings.Join(sets, ", ")
 	}
 	return statements{
 		upsert: fmt.Sprintf("INSERT INTO %s AS t (%s) SELECT %s FROM unnest(%s) AS u(%s) ON CONFLICT (%s) %s",
-			t.name, strings.Join(names, ", "), strings.Join(selected, ", "), strings.Join(arrays, ", "),
+			t.Name, strings.Join(names, ", "), strings.Join(selected, ", "), strings.Join(arrays, ", "),
 			strings.Join(aliases, ", "), strings.Join(keys, ", "), conflict),
 		remove: fmt.Sprintf("DELETE FROM %s AS t USING unnest(%s) AS k(%s) WHERE %s",
-			t.name, strings.Join(keyArrays, ", "), strings.Join(keyAliases, ", "), strings.Join(match, " AND ")),
+			t.Name, strings.Join(keyArrays, ", "), strings.Join(keyAliases, ", "), strings.Join(match, " AND ")),
 	}
 }
 
 // queueTable adds the statements that write the difference of one table.
-func queueTable(b *pgx.Batch, t *tableDelta, sql statements, partition int32) {
-	if len(t.deletes) > 0 {
-		var keys []column
-		for _, col := range t.spec.columns {
-			if col.key {
+func queueTable(b *pgx.Batch, t *fold.TableDelta, sql statements, partition int32) {
+	if len(t.Deletes) > 0 {
+		var keys []fold.Column
+		for _, col := range t.Spec.Columns {
+			if col.Key {
 				keys = append(keys, col)
 			}
 		}
-		b.Queue(sql.remove, arraysOf(keys, t.spec.columns, values(t.deletes))...)
+		b.Queue(sql.remove, arraysOf(keys, t.Spec.Columns, values(t.Deletes))...)
 	}
-	rows := t.rows
-	if len(t.upserts) > 0 {
-		rows = values(t.upserts)
+	rows := t.Rows
+	if len(t.Upserts) > 0 {
+		rows = values(t.Upserts)
 	}
 	if len(rows) == 0 {
 		return
 	}
-	if t.spec.kind != kindSums {
-		b.Queue(sql.upsert, arraysOf(t.spec.all, t.spec.all, rows)...)
+	if t.Spec.Kind != fold.KindSums {
+		b.Queue(sql.upsert, arraysOf(t.Spec.All, t.Spec.All, rows)...)
 		return
 	}
 	partitions := make([]int64, len(rows))
 	for i := range partitions {
 		partitions[i] = int64(partition)
 	}
-	b.Queue(sql.upsert, append([]any{partitions}, arraysOf(t.spec.columns, t.spec.columns, rows)...)...)
+	b.Queue(sql.upsert, append([]any{partitions}, arraysOf(t.Spec.Columns, t.Spec.Columns, rows)...)...)
 }
 
-func values(rows map[string]row) []row {
-	all := make([]row, 0, len(rows))
+func values(rows map[string]fold.Row) []fold.Row {
+	all := make([]fold.Row, 0, len(rows))
 	for _, r := range rows {
 		all = append(all, r)
 	}
@@ -93,21 +95,21 @@ func values(rows map[string]row) []row {
 
 // arraysOf turns rows that have the columns of all into one array for each
 // wanted column.
-func arraysOf(wanted, all []column, rows []row) []any {
+func arraysOf(wanted, all []fold.Column, rows []fold.Row) []any {
 	arrays := make([]any, 0, len(wanted))
 	for _, want := range wanted {
 		for i, col := range all {
-			if col.name != want.name {
+			if col.Name != want.Name {
 				continue
 			}
-			switch col.typ {
-			case typeText, typeJSON:
+			switch col.Type {
+			case fold.TypeText, fold.TypeJSON:
 				arrays = append(arrays, arrayOf[string](rows, i))
-			case typeInt:
+			case fold.TypeInt:
 				arrays = append(arrays, arrayOf[int64](rows, i))
-			case typeBool:
+			case fold.TypeBool:
 				arrays = append(arrays, arrayOf[bool](rows, i))
-			case typeTime:
+			case fold.TypeTime:
 				arrays = append(arrays, arrayOf[time.Time](rows, i))
 			}
 		}
@@ -116,7 +118,7 @@ func arraysOf(wanted, all []column, rows []row) []any {
 }
 
 // arrayOf takes one column of the rows; nil is NULL.
-func arrayOf[T any](rows []row, i int) []*T {
+func arrayOf[T any](rows []fold.Row, i int) []*T {
 	array := make([]*T, len(rows))
 	for n, r := range rows {
 		if v, ok := r[i].(T); ok {
@@ -151,31 +153,31 @@ const (
 )
 
 // queueDelta adds everything a delta changes but the position.
-func queueDelta(b *pgx.Batch, d *delta, sql []statements, partition int32, codeVersion int) {
-	if n := len(d.states); n > 0 {
+func queueDelta(b *pgx.Batch, d *fold.Delta, sql []statements, partition int32, codeVersion int) {
+	if n := len(d.States); n > 0 {
 		orders, states, applied := make([]string, n), make([]string, n), make([]string, n)
-		for i, s := range d.states {
-			orders[i], states[i], applied[i] = s.order, string(s.encoded.state), string(s.encoded.applied)
+		for i, s := range d.States {
+			orders[i], states[i], applied[i] = s.Order, string(s.Encoded.State), string(s.Encoded.Applied)
 		}
 		b.Queue(upsertStates, partition, orders, states, applied)
 	}
-	if n := len(d.members); n > 0 {
+	if n := len(d.Members); n > 0 {
 		types, ids, orders := make([]string, n), make([]string, n), make([]string, n)
-		for i, m := range d.members {
-			types[i], ids[i], orders[i] = m.aggregate.Type, m.aggregate.ID, m.order
+		for i, m := range d.Members {
+			types[i], ids[i], orders[i] = m.Aggregate.Type, m.Aggregate.ID, m.Order
 		}
 		b.Queue(insertMembers, types, ids, orders)
 	}
-	for i := range d.tables {
-		queueTable(b, &d.tables[i], sql[i], partition)
+	for i := range d.Tables {
+		queueTable(b, &d.Tables[i], sql[i], partition)
 	}
-	if len(d.parked) > 0 {
-		queueParked(b, d.parked, partition, codeVersion)
+	if len(d.Parked) > 0 {
+		queueParked(b, d.Parked, partition, codeVersion)
 	}
-	if n := len(d.quarantined); n > 0 {
+	if n := len(d.Quarantined); n > 0 {
 		columns := make([][]string, 5)
-		for _, q := range d.quarantined {
-			for i, v := range []string{q.aggregate.Type, q.aggregate.ID, q.order, string(q.verdict), clean(q.reason)} {
+		for _, q := range d.Quarantined {
+			for i, v := range []string{q.Aggregate.Type, q.Aggregate.ID, q.Order, string(q.Verdict), fold.Clean(q.Reason)} {
 				columns[i] = append(columns[i], v)
 			}
 		}
@@ -183,14 +185,14 @@ func queueDelta(b *pgx.Batch, d *delta, sql []statements, partition int32, codeV
 	}
 }
 
-func queueParked(b *pgx.Batch, parked []parkedFact, partition int32, codeVersion int) {
+func queueParked(b *pgx.Batch, parked []fold.ParkedFact, partition int32, codeVersion int) {
 	var offsets, versions []int64
 	columns := make([][]string, 10)
 	for _, p := range parked {
-		offsets, versions = append(offsets, p.ref.Offset), append(versions, p.token.Version)
+		offsets, versions = append(offsets, p.Ref.Offset), append(versions, p.Token.Version)
 		for i, v := range []string{
-			p.reference(partition), p.ref.Topic, p.ref.TopicID, p.order, p.token.Type, p.token.ID, p.token.Epoch, p.token.EventID,
-			string(p.verdict), clean(p.reason),
+			p.Reference(partition), p.Ref.Topic, p.Ref.TopicID, p.Order, p.Token.Type, p.Token.ID, p.Token.Epoch, p.Token.EventID,
+			string(p.Verdict), fold.Clean(p.Reason),
 		} {
 			columns[i] = append(columns[i], v)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/lifecycle"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/rpc"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/schemas"
@@ -52,7 +53,7 @@ type Parts[S any] struct {
 // projection's readmodel.yaml. register adds the projection's queries to the
 // server, beside what every read model serves. Truths say how the view is compared
 // with what the owners answer.
-func Run[S any](ctx context.Context, cfg Config, view projection.View[S], contract string, register func(Parts[S]), truths ...projection.Truth[S]) error {
+func Run[S any](ctx context.Context, cfg Config, view fold.View[S], contract string, register func(Parts[S]), truths ...projection.Truth[S]) error {
 	log := lifecycle.Logger(ctx).With("service", view.Name)
 	cfg.Telemetry.ServiceName = "tidemark-" + view.Name
 	return lifecycle.Run(ctx, func(ctx context.Context, g *lifecycle.Group) error {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
@@ -79,31 +79,31 @@ var schema string
 
 // View is the definition of the read model. Any change to what follows from
 // facts, the policy included, needs a new version.
-func View() projection.View[State] {
-	return projection.View[State]{
+func View() fold.View[State] {
+	return fold.View[State]{
 		Name:    "operations",
 		Version: 3,
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
-		Fold:    fold,
-		Tables: []projection.Table[State]{
-			projection.Rows("work_items", workItems),
-			projection.Rows("open_orders", openOrders),
-			projection.Sums("warehouses", warehouseSums),
-			projection.Sums("throughput", throughputSums),
-			projection.Sums("statuses", statusSums),
-			projection.Sums("money", moneySums),
+		Fold:    apply,
+		Tables: []fold.Table[State]{
+			fold.Rows("work_items", workItems),
+			fold.Rows("open_orders", openOrders),
+			fold.Sums("warehouses", warehouseSums),
+			fold.Sums("throughput", throughputSums),
+			fold.Sums("statuses", statusSums),
+			fold.Sums("money", moneySums),
 		},
 	}
 }
 
-func fold(s *State, f event.Fact) {
+func apply(s *State, f event.Fact) {
 	switch f.Aggregate.Type {
 	case "order":
 		if s.Order == nil {
 			s.Order = &Order{}
 		}
-		s.Order.fold(f)
+		s.Order.apply(f)
 	case "payment":
 		if s.Payments == nil {
 			s.Payments = map[string]*Payment{}
@@ -111,7 +111,7 @@ func fold(s *State, f event.Fact) {
 		if s.Payments[f.Aggregate.ID] == nil {
 			s.Payments[f.Aggregate.ID] = &Payment{}
 		}
-		s.Payments[f.Aggregate.ID].fold(f)
+		s.Payments[f.Aggregate.ID].apply(f)
 	case "shipment":
 		if s.Shipments == nil {
 			s.Shipments = map[string]*Shipment{}
@@ -119,11 +119,11 @@ func fold(s *State, f event.Fact) {
 		if s.Shipments[f.Aggregate.ID] == nil {
 			s.Shipments[f.Aggregate.ID] = &Shipment{}
 		}
-		s.Shipments[f.Aggregate.ID].fold(f)
+		s.Shipments[f.Aggregate.ID].apply(f)
 	}
 }
 
-func (o *Order) fold(f event.Fact) {
+func (o *Order) apply(f event.Fact) {
 	at := f.OccurredAt
 	switch b := f.Body.(type) {
 	case *facts.OrderPlaced:
@@ -175,7 +175,7 @@ func warehousesOf(lines []facts.OrderLine) []string {
 	return slices.Compact(names)
 }
 
-func (p *Payment) fold(f event.Fact) {
+func (p *Payment) apply(f event.Fact) {
 	at := f.OccurredAt
 	if b, ok := f.Body.(facts.Fact); ok {
 		p.Customer = b.Common().CustomerID
@@ -198,7 +198,7 @@ func (p *Payment) fold(f event.Fact) {
 	}
 }
 
-func (p *Shipment) fold(f event.Fact) {
+func (p *Shipment) apply(f event.Fact) {
 	at := f.OccurredAt
 	if b, ok := f.Body.(facts.Fact); ok {
 		p.Customer = b.Common().CustomerID

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/projections/internal/history"
 	"github.com/tidemark-dev/tidemark/projections/operations"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
@@ -25,7 +25,7 @@ type work struct {
 
 func workOf(t *testing.T, given ...event.Fact) []work {
 	t.Helper()
-	m := projection.NewMemory(operations.View())
+	m := fold.NewMemory(operations.View())
 	if err := m.Apply(given...); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
@@ -80,30 +80,30 @@ var schema string
 
 // View is the definition of the read model. Any change to what follows from
 // facts needs a new version.
-func View() projection.View[State] {
-	return projection.View[State]{
+func View() fold.View[State] {
+	return fold.View[State]{
 		Name:    "timeline",
 		Version: 3,
 		Schema:  schema,
 		Sources: []string{"order", "payment", "shipment"},
-		Fold:    fold,
-		Tables: []projection.Table[State]{
-			projection.Rows("orders", orderRows),
-			projection.Sums("customers", customerSums),
-			projection.Sums("spend", spendSums),
+		Fold:    apply,
+		Tables: []fold.Table[State]{
+			fold.Rows("orders", orderRows),
+			fold.Sums("customers", customerSums),
+			fold.Sums("spend", spendSums),
 		},
-		Logs: []projection.LogTable{projection.Log("entries", entries)},
+		Logs: []fold.LogTable{fold.Log("entries", entries)},
 	}
 }
 
-func fold(s *State, f event.Fact) {
+func apply(s *State, f event.Fact) {
 	switch f.Aggregate.Type {
 	case "order":
-		foldOrder(s, f)
+		applyOrder(s, f)
 	case "payment":
-		foldPayment(s, f)
+		applyPayment(s, f)
 	case "shipment":
-		foldShipment(s, f)
+		applyShipment(s, f)
 	}
 }
 
@@ -117,7 +117,7 @@ func (h *Head) see(f event.Fact) {
 	}
 }
 
-func foldOrder(s *State, f event.Fact) {
+func applyOrder(s *State, f event.Fact) {
 	if s.Order == nil {
 		s.Order = &Order{}
 	}
@@ -165,7 +165,7 @@ func (o *Order) reach(c *facts.Contact, a *facts.Address, at time.Time) {
 	}
 }
 
-func foldPayment(s *State, f event.Fact) {
+func applyPayment(s *State, f event.Fact) {
 	if s.Payments == nil {
 		s.Payments = map[string]*Payment{}
 	}
@@ -193,7 +193,7 @@ func foldPayment(s *State, f event.Fact) {
 	}
 }
 
-func foldShipment(s *State, f event.Fact) {
+func applyShipment(s *State, f event.Fact) {
 	if s.Shipments == nil {
 		s.Shipments = map[string]*Shipment{}
 	}

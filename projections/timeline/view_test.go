@@ -10,8 +10,8 @@ import (
 	timelinev1 "github.com/tidemark-dev/tidemark/proto/timeline/v1"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/conformance"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/projections/internal/history"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 // document folds facts of one order and returns what the timeline shows of it.
 func document(t *testing.T, given ...event.Fact) timeline.Document {
 	t.Helper()
-	m := projection.NewMemory(timeline.View())
+	m := fold.NewMemory(timeline.View())
 	if err := m.Apply(given...); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestEntriesOfNewVersions(t *testing.T) {
 		case *facts.OrderNeedsAttention, *facts.OrderAttentionSettled:
 			typ = "order"
 		}
-		m := projection.NewMemory(timeline.View())
+		m := fold.NewMemory(timeline.View())
 		a := history.Aggregate{Order: "o", Type: typ, ID: "x"}
 		if err := m.Apply(a.Add(history.Dawn, body)); err != nil {
 			t.Fatal(err)

@@ -10,16 +10,16 @@ import (
 )
 
 // dumper is the program that folds recorded facts with the views of a tree. It
-// uses only what the kernel has had from the beginning, so that it builds over
-// old commits.
-func dumper(views []string) string {
+// uses only what there has been from the beginning, so that it builds over old
+// commits; views are in the package named.
+func dumper(kernel string, views []string) string {
 	const module = "github.com/tidemark-dev/tidemark/"
 	var imports, dumps strings.Builder
 	for _, v := range views {
 		fmt.Fprintf(&imports, "\t%q\n", module+"projections/"+v)
 		fmt.Fprintf(&dumps, "\tout[%q] = dump(%s.View(), facts)\n", v, v)
 	}
-	return strings.NewReplacer("«imports»", imports.String(), "«dumps»", dumps.String()).Replace(dumperSource)
+	return strings.NewReplacer("«imports»", imports.String(), "«dumps»", dumps.String(), "«kernel»", module+kernel).Replace(dumperSource)
 }
 
 const dumperSource = `package main
@@ -33,7 +33,7 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	kernel "«kernel»"
 	"github.com/tidemark-dev/tidemark/schemas"
 «imports»)
 
@@ -80,8 +80,8 @@ func main() {
 «dumps»	check(json.NewEncoder(os.Stdout).Encode(out))
 }
 
-func dump[S any](view projection.View[S], facts []event.Fact) result {
-	m := projection.NewMemory(view)
+func dump[S any](view kernel.View[S], facts []event.Fact) result {
+	m := kernel.NewMemory(view)
 	r := result{Generation: view.Generation(), Schema: view.Schema}
 	for batch := range slices.Chunk(facts, 500) {
 		var own []event.Fact

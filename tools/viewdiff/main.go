@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,11 +119,15 @@ func fold(tree, into, name string, facts []byte) (folded, error) {
 	for i, file := range views {
 		views[i] = filepath.Base(filepath.Dir(file))
 	}
+	kernel := "platform/projection/fold"
+	if _, err := os.Stat(filepath.Join(tree, kernel)); errors.Is(err, fs.ErrNotExist) {
+		kernel = "platform/projection" // where it was before
+	}
 	if err := os.MkdirAll(into, 0o755); err != nil {
 		return nil, err
 	}
 	source := filepath.Join(into, "main.go")
-	if err := os.WriteFile(source, []byte(dumper(views)), 0o644); err != nil {
+	if err := os.WriteFile(source, []byte(dumper(kernel, views)), 0o644); err != nil {
 		return nil, err
 	}
 	overlay, err := json.Marshal(map[string]map[string]string{

@@ -12,6 +12,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 )
 
@@ -49,7 +50,7 @@ type appliedRun struct {
 // over, decoded, judged, folded, and written with the position of their
 // partition in one transaction per batch; and a bare loop that writes the same
 // rows and states in as many transactions.
-func applyLive[S any](ctx context.Context, b *copyBed, view projection.View[S]) (result ApplyResult, err error) {
+func applyLive[S any](ctx context.Context, b *copyBed, view fold.View[S]) (result ApplyResult, err error) {
 	result.View = view.Name
 	streams := overlapping(b.opts.Facts, b.opts.Open)
 	records, err := recordsOf(b.codec, streams)
@@ -151,7 +152,7 @@ func (b *copyBed) left(ctx context.Context, db, view string) (map[string]string,
 }
 
 // kernelRun opens the real kernel and hands it records without a broker.
-func kernelRun[S any](ctx context.Context, b *copyBed, view projection.View[S], records [][]consumer.Record, db string) (func() error, func(), error) {
+func kernelRun[S any](ctx context.Context, b *copyBed, view fold.View[S], records [][]consumer.Record, db string) (func() error, func(), error) {
 	p, err := projection.Open(ctx, projection.Config{
 		Postgres: postgres.Config{URL: b.cluster.URL(db), MaxConns: copyPartitions + 2}, Kafka: kafka.Config{Brokers: "127.0.0.1:1", Partitions: copyPartitions},
 		Codec: b.codec, Telemetry: telemetry.Off(), Log: quiet(),

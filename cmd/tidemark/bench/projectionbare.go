@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // The bare loop knows beforehand what every batch changes, and only writes it:
@@ -86,13 +86,13 @@ type bareBatch struct {
 
 // bareLoop is the work of one view, per partition and batch.
 type bareLoop[S any] struct {
-	view    projection.View[S]
+	view    fold.View[S]
 	batches [][]bareBatch
 }
 
 // knownOrder is what the work so far has made of one order.
 type knownOrder[S any] struct {
-	memory   *projection.Memory[S]
+	memory   *fold.Memory[S]
 	rows     map[string][]map[string]any
 	versions map[string]*bareApplied
 }
@@ -103,7 +103,7 @@ type bareApplied struct {
 	Recent  string `json:"r"`
 }
 
-func bareWork[S any](ctx context.Context, b *copyBed, view projection.View[S], streams [][]event.Fact) (*bareLoop[S], error) {
+func bareWork[S any](ctx context.Context, b *copyBed, view fold.View[S], streams [][]event.Fact) (*bareLoop[S], error) {
 	loop := &bareLoop[S]{view: view, batches: make([][]bareBatch, len(streams))}
 	group, ctx := errgroup.WithContext(ctx)
 	for p, stream := range streams {
@@ -135,7 +135,7 @@ func (l *bareLoop[S]) batch(known map[string]*knownOrder[S], facts []event.Fact)
 	for _, id := range ids {
 		o := known[id]
 		if o == nil {
-			o = &knownOrder[S]{memory: projection.NewMemory(l.view), versions: map[string]*bareApplied{}}
+			o = &knownOrder[S]{memory: fold.NewMemory(l.view), versions: map[string]*bareApplied{}}
 			known[id] = o
 		}
 		if err := o.memory.Apply(byOrder[id]...); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/projections/operations"
 	"github.com/tidemark-dev/tidemark/projections/timeline"
@@ -88,7 +89,7 @@ func (b *copyBed) rebuilds(ctx context.Context) (results []RebuildResult, err er
 }
 
 // rebuilds measures one view, in A B B A order.
-func rebuilds[S any](ctx context.Context, b *copyBed, view projection.View[S], to kafka.Config, facts int) (result RebuildResult, err error) {
+func rebuilds[S any](ctx context.Context, b *copyBed, view fold.View[S], to kafka.Config, facts int) (result RebuildResult, err error) {
 	result.View, result.Facts = view.Name, facts
 	for n := range b.opts.Rebuilds {
 		b.say("rebuild of %s: run %d of %d", view.Name, n+1, b.opts.Rebuilds)
@@ -133,7 +134,7 @@ func rebuilds[S any](ctx context.Context, b *copyBed, view projection.View[S], t
 
 // build has the kernel build a generation in an empty database, and checks that
 // all of it is there.
-func build[S any](ctx context.Context, b *copyBed, view projection.View[S], to kafka.Config, db string, facts int) (r RebuildRun, err error) {
+func build[S any](ctx context.Context, b *copyBed, view fold.View[S], to kafka.Config, db string, facts int) (r RebuildRun, err error) {
 	p, err := projection.Open(ctx, projection.Config{
 		Postgres: postgres.Config{URL: b.cluster.URL(db), MaxConns: copyPartitions + 2}, Kafka: to, Codec: b.codec, Telemetry: telemetry.Off(), Log: quiet(),
 		Generations: projection.Generations{BulkAbove: 1, BulkMemory: b.opts.RebuildMemory << 20},

@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/contract"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Contract compares readmodel.yaml, in the working directory, with the view and
@@ -24,7 +25,7 @@ import (
 // The sample is facts that carry personal data, in structs named Contact and
 // Address: wherever a table or a log keeps some of that, the contract must say
 // so, and nowhere else.
-func Contract[S any](t *testing.T, view projection.View[S], truths []projection.Truth[S], service grpc.ServiceDesc, sample ...event.Fact) map[string]any {
+func Contract[S any](t *testing.T, view fold.View[S], truths []projection.Truth[S], service grpc.ServiceDesc, sample ...event.Fact) map[string]any {
 	t.Helper()
 	text, err := os.ReadFile("readmodel.yaml")
 	if err != nil {
@@ -66,9 +67,9 @@ func queries(c *contract.Contract, service grpc.ServiceDesc) (problems []string)
 }
 
 // personal compares where the view keeps personal data with where it says so.
-func personal[S any](t *testing.T, c *contract.Contract, view projection.View[S], sample []event.Fact) (problems []string) {
+func personal[S any](t *testing.T, c *contract.Contract, view fold.View[S], sample []event.Fact) (problems []string) {
 	t.Helper()
-	m := projection.NewMemory(view)
+	m := fold.NewMemory(view)
 	if err := m.Apply(sample...); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func personal[S any](t *testing.T, c *contract.Contract, view projection.View[S]
 // owners compares the fields that a contract says are compared with what the
 // owners answer with those that the truths name, and looks for personal
 // data in one that does not say that it holds some.
-func owners[S any](c *contract.Contract, view projection.View[S], truths []projection.Truth[S], sample []event.Fact) (problems []string) {
+func owners[S any](c *contract.Contract, view fold.View[S], truths []projection.Truth[S], sample []event.Fact) (problems []string) {
 	named := map[string]map[string]bool{}
 	orders := map[string]*S{}
 	for _, f := range sample {

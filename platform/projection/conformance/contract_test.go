@@ -9,6 +9,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/contract"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Contact is personal data of the view of these tests.
@@ -27,11 +28,11 @@ type guestRow struct {
 }
 
 // guestView keeps the name in a document, and in what words makes of it.
-func guestView(words func(name string) string) projection.View[guests] {
-	return projection.View[guests]{
+func guestView(words func(name string) string) fold.View[guests] {
+	return fold.View[guests]{
 		Name: "guests", Version: 1, Sources: []string{"order"},
 		Fold: func(s *guests, f event.Fact) { s.Name = f.Body.(*greeted).Contact.Name },
-		Tables: []projection.Table[guests]{projection.Rows("cards", func(order string, s *guests, put func(guestRow)) {
+		Tables: []fold.Table[guests]{fold.Rows("cards", func(order string, s *guests, put func(guestRow)) {
 			put(guestRow{order, `{"guest":{"name":"` + s.Name + `"}}`, words(s.Name)})
 		})},
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/postgres"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/platform/telemetry"
 	"github.com/tidemark-dev/tidemark/platform/testkit"
 )
@@ -165,7 +166,7 @@ func (d *database[S]) agree(what string, facts []event.Fact) error {
 	if parked > 0 {
 		return fmt.Errorf("%s: %d facts parked, for instance as %s", what, parked, reason)
 	}
-	want, err := projection.Reference(d.k.View, facts)
+	want, err := fold.Reference(d.k.View, facts)
 	if err != nil {
 		return err
 	}

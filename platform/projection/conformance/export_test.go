@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Try runs the named checks, or all, and returns what they found, instead of
@@ -26,7 +26,7 @@ func Try[S any](t *testing.T, s Suite[S], names ...string) map[string]error {
 
 // Remembers compares what Golden would commit now with what is committed for the
 // version that the view says it folds as.
-func Remembers[S any](t *testing.T, view projection.View[S], sample []event.Fact) error {
+func Remembers[S any](t *testing.T, view fold.View[S], sample []event.Fact) error {
 	t.Helper()
 	now, err := folded(view, sample)
 	if err != nil {

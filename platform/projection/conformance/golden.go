@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Golden folds a sample and compares states and rows with those committed for
@@ -22,7 +22,7 @@ import (
 //
 // A view with a FoldVersion says that it remembers what that version did: states
 // and log entries must be those committed for that one, too.
-func Golden[S any](t *testing.T, view projection.View[S], sample []event.Fact) {
+func Golden[S any](t *testing.T, view fold.View[S], sample []event.Fact) {
 	t.Helper()
 	got, err := folded(view, sample)
 	if err != nil {
@@ -52,8 +52,8 @@ func Golden[S any](t *testing.T, view projection.View[S], sample []event.Fact) {
 }
 
 // folded is what a view makes of a sample.
-func folded[S any](view projection.View[S], sample []event.Fact) ([]byte, error) {
-	m := projection.NewMemory(view)
+func folded[S any](view fold.View[S], sample []event.Fact) ([]byte, error) {
+	m := fold.NewMemory(view)
 	for _, f := range sample {
 		if err := m.Apply(f); err != nil {
 			return nil, err
@@ -78,7 +78,7 @@ type goldenFile struct {
 // remembers reports where states or log entries of the sample are not those of the
 // version since which the fold is said to be what it is. States are compared as
 // bytes, because they are taken over as bytes.
-func remembers[S any](view projection.View[S], now []byte) error {
+func remembers[S any](view fold.View[S], now []byte) error {
 	path := filepath.Join("testdata", fmt.Sprintf("%s-%d.json", view.Name, view.FoldVersion))
 	then, err := os.ReadFile(path)
 	if err != nil {

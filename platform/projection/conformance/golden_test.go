@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/conformance"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // A version that says it folds as another one does is believed if the sample comes
@@ -23,27 +23,27 @@ func TestAViewThatFoldsAsAnotherVersion(t *testing.T) {
 	conformance.Golden(t, view(), sample)
 	for _, tt := range []struct {
 		name  string
-		given func(*projection.View[state])
+		given func(*fold.View[state])
 		found string
 	}{
-		{name: "the same", given: func(*projection.View[state]) {}},
-		{name: "other rows", given: func(v *projection.View[state]) {
-			v.Tables = []projection.Table[state]{projection.Rows("parts", func(order string, s *state, put func(partRow)) { put(partRow{OrderID: order}) })}
+		{name: "the same", given: func(*fold.View[state]) {}},
+		{name: "other rows", given: func(v *fold.View[state]) {
+			v.Tables = []fold.Table[state]{fold.Rows("parts", func(order string, s *state, put func(partRow)) { put(partRow{OrderID: order}) })}
 		}},
-		{name: "no log", given: func(v *projection.View[state]) { v.Logs = nil }},
-		{name: "another fold", found: "does not", given: func(v *projection.View[state]) {
-			v.Fold = func(s *state, f event.Fact) { fold(s, f); s.Parts[f.Aggregate.String()].Amount++ }
+		{name: "no log", given: func(v *fold.View[state]) { v.Logs = nil }},
+		{name: "another fold", found: "does not", given: func(v *fold.View[state]) {
+			v.Fold = func(s *state, f event.Fact) { apply(s, f); s.Parts[f.Aggregate.String()].Amount++ }
 		}},
-		{name: "a fold that remembers more", found: "does not", given: func(v *projection.View[state]) {
-			v.Fold = func(s *state, f event.Fact) { fold(s, f); s.Facts++ }
+		{name: "a fold that remembers more", found: "does not", given: func(v *fold.View[state]) {
+			v.Fold = func(s *state, f event.Fact) { apply(s, f); s.Facts++ }
 		}},
-		{name: "another entry of the log", found: "does not", given: func(v *projection.View[state]) {
-			v.Logs = []projection.LogTable{projection.Log("heard", func(f event.Fact, put func(heard)) { put(heard{f.Type + "!", f.OccurredAt}) })}
+		{name: "another entry of the log", found: "does not", given: func(v *fold.View[state]) {
+			v.Logs = []fold.LogTable{fold.Log("heard", func(f event.Fact, put func(heard)) { put(heard{f.Type + "!", f.OccurredAt}) })}
 		}},
-		{name: "another log", found: "does not", given: func(v *projection.View[state]) {
-			v.Logs = []projection.LogTable{projection.Log("said", func(f event.Fact, put func(heard)) { put(heard{f.Type, f.OccurredAt}) })}
+		{name: "another log", found: "does not", given: func(v *fold.View[state]) {
+			v.Logs = []fold.LogTable{fold.Log("said", func(f event.Fact, put func(heard)) { put(heard{f.Type, f.OccurredAt}) })}
 		}},
-		{name: "a version that was never committed", found: "nothing is committed", given: func(v *projection.View[state]) { v.FoldVersion = 2 }},
+		{name: "a version that was never committed", found: "nothing is committed", given: func(v *fold.View[state]) { v.FoldVersion = 2 }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := view()

@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/conformance"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas/facts"
 )
 
@@ -86,7 +86,7 @@ CREATE TABLE owed (partition int, currency text, parts bigint NOT NULL, amount b
 CREATE TABLE heard (order_id text NOT NULL, aggregate_type text, aggregate_id text, epoch text, version bigint, event_id text,
 	ordinal int, fact text NOT NULL, at timestamptz NOT NULL, PRIMARY KEY (aggregate_type, aggregate_id, epoch, version, event_id, ordinal));`
 
-func fold(s *state, f event.Fact) {
+func apply(s *state, f event.Fact) {
 	if s.Parts == nil {
 		s.Parts = map[string]*part{}
 	}
@@ -120,18 +120,18 @@ func rows(order string, s *state, put func(partRow)) {
 	}
 }
 
-func view() projection.View[state] {
-	return projection.View[state]{
-		Name: "owed", Version: 1, Schema: schema, Sources: []string{"order", "payment"}, Fold: fold,
-		Tables: []projection.Table[state]{
-			projection.Rows("parts", rows),
-			projection.Sums("owed", func(_ string, s *state, add func(owed)) {
+func view() fold.View[state] {
+	return fold.View[state]{
+		Name: "owed", Version: 1, Schema: schema, Sources: []string{"order", "payment"}, Fold: apply,
+		Tables: []fold.Table[state]{
+			fold.Rows("parts", rows),
+			fold.Sums("owed", func(_ string, s *state, add func(owed)) {
 				for _, p := range s.Parts {
 					add(owed{p.Currency, 1, p.Amount})
 				}
 			}),
 		},
-		Logs: []projection.LogTable{projection.Log("heard", func(f event.Fact, put func(heard)) { put(heard{f.Type, f.OccurredAt}) })},
+		Logs: []fold.LogTable{fold.Log("heard", func(f event.Fact, put func(heard)) { put(heard{f.Type, f.OccurredAt}) })},
 	}
 }
 
@@ -176,7 +176,7 @@ func histories(t *rapid.T) [][]event.Fact {
 }
 
 // suite writes a contract that names the given fields as personal.
-func suite(t *testing.T, v projection.View[state], personal ...string) conformance.Suite[state] {
+func suite(t *testing.T, v fold.View[state], personal ...string) conformance.Suite[state] {
 	t.Helper()
 	dir, text := t.TempDir(), "personal_data:\n"
 	for _, field := range personal {
@@ -196,21 +196,21 @@ func TestAGoodViewPasses(t *testing.T) {
 
 // TestBrokenViewsAreFound gives the kit views that are each broken in one way.
 func TestBrokenViewsAreFound(t *testing.T) {
-	folding := func(more func(*state, *part, event.Fact)) func(*projection.View[state]) {
-		return func(v *projection.View[state]) {
+	folding := func(more func(*state, *part, event.Fact)) func(*fold.View[state]) {
+		return func(v *fold.View[state]) {
 			v.Fold = func(s *state, f event.Fact) {
-				fold(s, f)
+				apply(s, f)
 				more(s, s.Parts[f.Aggregate.String()], f)
 			}
 		}
 	}
-	deriving := func(derive func(string, *state, func(partRow))) func(*projection.View[state]) {
-		return func(v *projection.View[state]) { v.Tables[0] = projection.Rows("parts", derive) }
+	deriving := func(derive func(string, *state, func(partRow))) func(*fold.View[state]) {
+		return func(v *fold.View[state]) { v.Tables[0] = fold.Rows("parts", derive) }
 	}
 	calls := 0
 	tests := []struct {
 		name   string
-		spoil  func(*projection.View[state])
+		spoil  func(*fold.View[state])
 		found  string // the check that must find it
 		says   string
 		fields []string
@@ -246,8 +246,8 @@ func TestBrokenViewsAreFound(t *testing.T) {
 		{name: "an entry that counts facts of others", found: "law", says: "depend on",
 			spoil: folding(func(s *state, p *part, _ event.Fact) { s.Facts++; p.Amount = int64(s.Facts) })},
 		{name: "sums that cannot be taken back", found: "law", says: "changes the state",
-			spoil: func(v *projection.View[state]) {
-				v.Tables[1] = projection.Sums("owed", func(_ string, s *state, add func(owed)) {
+			spoil: func(v *fold.View[state]) {
+				v.Tables[1] = fold.Sums("owed", func(_ string, s *state, add func(owed)) {
 					if !s.Flag {
 						add(owed{"EUR", 1, 1})
 					}
@@ -267,7 +267,7 @@ func TestBrokenViewsAreFound(t *testing.T) {
 				}
 			})},
 		{name: "what may be absent is demanded by the schema", found: "absent", says: "parked",
-			spoil: func(v *projection.View[state]) {
+			spoil: func(v *fold.View[state]) {
 				v.Schema = strings.Replace(v.Schema, "promised timestamptz", "promised timestamptz NOT NULL", 1)
 			}},
 		{name: "a fact that nobody knows yet", found: "absent", says: "does not know yet",
@@ -281,8 +281,8 @@ func TestBrokenViewsAreFound(t *testing.T) {
 				}
 			})},
 		{name: "personal data in sums", found: "personal data", says: "no order_id", fields: []string{"parts.city", "owed.currency"},
-			spoil: func(v *projection.View[state]) {
-				v.Tables[1] = projection.Sums("owed", func(_ string, s *state, add func(owed)) {
+			spoil: func(v *fold.View[state]) {
+				v.Tables[1] = fold.Sums("owed", func(_ string, s *state, add func(owed)) {
 					for _, p := range s.Parts {
 						if p.To != nil && p.To.City != nil {
 							add(owed{*p.To.City, 1, 1})
@@ -291,22 +291,22 @@ func TestBrokenViewsAreFound(t *testing.T) {
 				})
 			}},
 		{name: "a contract that names what is not there", found: "personal data", says: "nothing personal", fields: []string{"parts.city", "heard.fact"},
-			spoil: func(*projection.View[state]) {}},
+			spoil: func(*fold.View[state]) {}},
 		{name: "a column that is too small", found: "stored", says: "parked",
-			spoil: func(v *projection.View[state]) {
+			spoil: func(v *fold.View[state]) {
 				v.Schema = strings.Replace(v.Schema, "at timestamptz NOT NULL,\n", "at timestamptz NOT NULL CHECK (amount < 50),\n", 1)
 			}},
 		{name: "a column that does not keep what it is given", found: "stored", says: "stored rows",
-			spoil: func(v *projection.View[state]) {
+			spoil: func(v *fold.View[state]) {
 				v.Schema = strings.Replace(v.Schema, "at timestamptz NOT NULL,\n", "at timestamptz(0) NOT NULL,\n", 1)
-				v.Tables[0] = projection.Rows("parts", func(id string, s *state, put func(partRow)) {
+				v.Tables[0] = fold.Rows("parts", func(id string, s *state, put func(partRow)) {
 					rows(id, s, func(r partRow) { r.At = r.At.Add(time.Millisecond); put(r) })
 				})
 			}},
 		{name: "a state that is another one when it is read", found: "rederived", says: "written again is another one",
 			spoil: folding(func(s *state, _ *part, _ event.Fact) { s.Drift = "d" })},
 		{name: "a column that the database fills", found: "rebalance", says: "after rebalances",
-			spoil: func(v *projection.View[state]) {
+			spoil: func(v *fold.View[state]) {
 				v.Schema += `; CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.text := 'x'; RETURN NEW; END $$;
 					CREATE TRIGGER fill BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION fill()`
 			}},

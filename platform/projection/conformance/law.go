@@ -6,14 +6,14 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // Law tests that any interleaving that keeps each aggregate's own order, cut
 // into any batches, with duplicates, gives the same rows: those of
-// [projection.Reference]. A history is one slice of facts per aggregate, in
+// [fold.Reference]. A history is one slice of facts per aggregate, in
 // version order; nothing in it may park.
-func Law[S any](t *testing.T, view projection.View[S], history func(*rapid.T) [][]event.Fact) {
+func Law[S any](t *testing.T, view fold.View[S], history func(*rapid.T) [][]event.Fact) {
 	t.Helper()
 	if err := view.Check(); err != nil {
 		t.Fatal(err)
@@ -21,12 +21,12 @@ func Law[S any](t *testing.T, view projection.View[S], history func(*rapid.T) []
 	rapid.Check(t, func(t *rapid.T) { lawful(t, view, history(t)) })
 }
 
-func lawful[S any](t *rapid.T, view projection.View[S], aggregates [][]event.Fact) {
-	want, err := projection.Reference(view, flat(aggregates))
+func lawful[S any](t *rapid.T, view fold.View[S], aggregates [][]event.Fact) {
+	want, err := fold.Reference(view, flat(aggregates))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := projection.NewMemory(view)
+	got := fold.NewMemory(view)
 	for _, batch := range Shuffle(t, aggregates) {
 		if err := got.Apply(batch...); err != nil {
 			t.Fatal(err)

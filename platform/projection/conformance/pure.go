@@ -15,8 +15,8 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/avro"
 	"github.com/tidemark-dev/tidemark/platform/event"
-	"github.com/tidemark-dev/tidemark/platform/projection"
 	"github.com/tidemark-dev/tidemark/platform/projection/contract"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // law tries the law on drawn histories, and shrinks what breaks it.
@@ -79,12 +79,12 @@ func (k *kit[S]) determinism(t *testing.T) error {
 	const stories, times = 20, 8
 	for n := range stories {
 		facts := flat(k.draw(n).aggregates)
-		want, err := projection.Reference(k.View, facts)
+		want, err := fold.Reference(k.View, facts)
 		if err != nil {
 			return fmt.Errorf("story %d: %w", n, err)
 		}
 		for range times {
-			again, err := projection.Reference(k.View, facts)
+			again, err := fold.Reference(k.View, facts)
 			if err != nil {
 				return fmt.Errorf("story %d: %w", n, err)
 			}
@@ -93,7 +93,7 @@ func (k *kit[S]) determinism(t *testing.T) error {
 			}
 		}
 		var then map[string][]map[string]any
-		synctest.Test(t, func(*testing.T) { then, err = projection.Reference(k.View, facts) })
+		synctest.Test(t, func(*testing.T) { then, err = fold.Reference(k.View, facts) })
 		if err != nil {
 			return fmt.Errorf("story %d: %w", n, err)
 		}
@@ -133,7 +133,7 @@ func (k *kit[S]) absent(t *testing.T) error {
 
 // unknown folds facts that a newer program states.
 func (k *kit[S]) unknown() error {
-	m := projection.NewMemory(k.View)
+	m := fold.NewMemory(k.View)
 	for _, source := range k.View.Sources {
 		f := event.Fact{Envelope: envelope(source, "unknown", "o-unknown", 1), Body: &avro.Unknown{Name: "StatedLater", Version: 1}}
 		f.Type = "StatedLater"
@@ -151,7 +151,7 @@ func (k *kit[S]) unknown() error {
 func (k *kit[S]) size(*testing.T) error {
 	const stories, long = 10, 3000
 	for n := range stories {
-		m := projection.NewMemory(k.View)
+		m := fold.NewMemory(k.View)
 		for _, facts := range k.draw(n).aggregates {
 			if len(facts) == 0 {
 				continue
@@ -215,7 +215,7 @@ func factsOf(all []sent) []event.Fact {
 }
 
 func (k *kit[S]) look(facts []event.Fact, named map[string]bool) error {
-	all, err := projection.Reference(k.View, facts)
+	all, err := fold.Reference(k.View, facts)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/consumer"
 	"github.com/tidemark-dev/tidemark/platform/kafka"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 )
 
 // schemaOf is the Postgres schema of a generation's first build.
@@ -68,7 +69,7 @@ func (k *kit[S]) rederived(t *testing.T) error {
 			}
 		}
 	}
-	want, err := projection.Reference(view, facts)
+	want, err := fold.Reference(view, facts)
 	if err != nil {
 		return err
 	}

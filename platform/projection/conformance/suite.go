@@ -17,12 +17,13 @@ import (
 
 	"github.com/tidemark-dev/tidemark/platform/event"
 	"github.com/tidemark-dev/tidemark/platform/projection"
+	"github.com/tidemark-dev/tidemark/platform/projection/fold"
 	"github.com/tidemark-dev/tidemark/schemas"
 )
 
 // Suite is a view and what the kit needs to try it.
 type Suite[S any] struct {
-	View projection.View[S]
+	View fold.View[S]
 	// Truths say how it is compared with what the owners answer; nil if it is not.
 	Truths []projection.Truth[S]
 	// History draws what may happen: one slice of facts per aggregate, in
@@ -63,7 +64,7 @@ func checks[S any]() []check[S] {
 // Run tries everything, each as a subtest:
 //
 //   - law: any interleaving of aggregates, cut into any batches, with duplicates
-//     and delays, gives the rows of [projection.Reference]; functions change
+//     and delays, gives the rows of [fold.Reference]; functions change
 //     nothing they are only given to read
 //   - determinism: the same facts again, at another time of the clock, give the
 //     same rows

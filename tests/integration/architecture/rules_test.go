@@ -52,10 +52,12 @@ func (c *counting) count(rule Rule) error {
 }
 
 // TestTheDecidingFilesArePureAllTheWayDown checks purity transitively: what the
-// aggregates import must itself import nothing but the standard library, and what
-// decides whether a copy is whole nothing but that and the envelope of facts.
+// aggregates import must itself import nothing but the standard library, and
+// what views are folded with nothing but that and packages of ours.
 func TestTheDecidingFilesArePureAllTheWayDown(t *testing.T) {
-	for _, pkg := range []string{"platform/fault", "platform/event", "platform/projection/completeness"} {
+	for pkg, ours := range map[string]bool{
+		"platform/fault": false, "platform/event": false, "platform/projection/fold": true, "platform/projection/completeness": true,
+	} {
 		cmd := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+pkg)
 		cmd.Dir = root
 		out, err := cmd.Output()
@@ -63,7 +65,7 @@ func TestTheDecidingFilesArePureAllTheWayDown(t *testing.T) {
 			t.Fatalf("go list %s: %v", pkg, err)
 		}
 		for dep := range strings.FieldsSeq(string(out)) {
-			if dep != module+pkg && dep != module+"platform/event" {
+			if dep != module+pkg && !(ours && strings.HasPrefix(dep, module)) {
 				t.Errorf("%s depends on %s, outside the standard library", pkg, dep)
 			}
 		}
@@ -99,6 +101,9 @@ func TestTheArchitectureTestCanFail(t *testing.T) {
 		{"projection knows another", "projections/operations/store.go", imports(module + "projections/timeline")},
 		{"fold reads a clock", "projections/timeline/view.go", file("package p\nimport \"time\"\nvar x = time.Now\n")},
 		{"fold does input and output", "projections/timeline/view.go", imports("context")},
+		{"a view knows the kernel", "projections/timeline/view.go", imports(module + "platform/projection")},
+		{"the engine asks a database", "platform/projection/fold/engine.go", imports("github.com/jackc/pgx/v5")},
+		{"the engine knows where facts come from", "platform/projection/fold/engine.go", imports(module + "platform/consumer")},
 		{"a proof asks a database", "platform/projection/completeness/book.go", imports("github.com/jackc/pgx/v5")},
 		{"a proof knows the kernel", "platform/projection/completeness/book.go", imports(module + "platform/projection")},
 		{"a promise knows who keeps it", "platform/projection/contract/contract.go", imports(module + "platform/projection")},
@@ -133,9 +138,9 @@ func TestTheArchitectureTestCanFail(t *testing.T) {
 	t.Run("an honest file passes", func(t *testing.T) {
 		violations, err := Check(fstest.MapFS{
 			"services/order/order.go":      imports("fmt", "time", module+"platform/fault"),
-			"projections/timeline/view.go": imports("fmt", module+"schemas/facts", module+"platform/projection"),
+			"projections/timeline/view.go": imports("fmt", module+"schemas/facts", module+"platform/projection/fold"),
 			"projections/timeline/truth.go": imports("context", "google.golang.org/grpc", module+"proto/order/v1", module+"proto/payment/v1",
-				module+"platform/projection"),
+				module+"platform/projection", module+"platform/projection/fold"),
 		}, Rules())
 		if err != nil || len(violations) > 0 {
 			t.Errorf("got %v, %v", violations, err)

@@ -1,4 +1,4 @@
-package projection
+package fold
 
 import (
 	"encoding/base64"
@@ -6,12 +6,12 @@ import (
 	"github.com/tidemark-dev/tidemark/platform/jsonscan"
 )
 
-// scanApplied decodes an appliedDoc as encode writes it, which every query does
+// scanVersions decodes versions as marshal writes them, which every query does
 // and reflection makes dear. What it does not know is not ok, and left to
 // encoding/json.
-func scanApplied(text string) (doc appliedDoc, ok bool) {
+func scanVersions(text string) (doc Versions, ok bool) {
 	s := jsonscan.New(text)
-	doc.Aggregates = make(map[string]*applied, 4)
+	doc.Aggregates = make(map[string]*Applied, 4)
 	s.Object(func(name string) {
 		switch name {
 		case "a":
@@ -25,8 +25,8 @@ func scanApplied(text string) (doc appliedDoc, ok bool) {
 	return doc, s.Done()
 }
 
-func scanRecord(s *jsonscan.Scanner) *applied {
-	a := &applied{}
+func scanRecord(s *jsonscan.Scanner) *Applied {
+	a := &Applied{}
 	s.Object(func(name string) {
 		switch name {
 		case "e":

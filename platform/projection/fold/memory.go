@@ -1,4 +1,4 @@
-package projection
+package fold
 
 import (
 	"encoding/json"
@@ -12,10 +12,10 @@ import (
 // reference that stored rows are compared with, and what a view's own tests
 // use: feed facts, look at rows. It is not safe for concurrent use.
 type Memory[S any] struct {
-	engine engine[S]
-	orders map[string]encoded
-	tables []map[string]row
-	parked []parkedFact
+	engine Engine[S]
+	orders map[string]Encoded
+	tables []map[string]Row
+	parked []ParkedFact
 }
 
 // NewMemory returns an empty copy. It panics if the view is malformed.
@@ -23,9 +23,9 @@ func NewMemory[S any](view View[S]) *Memory[S] {
 	if err := view.Check(); err != nil {
 		panic(err)
 	}
-	m := &Memory[S]{engine: engine[S]{view}, orders: map[string]encoded{}}
-	for range view.specs() {
-		m.tables = append(m.tables, map[string]row{})
+	m := &Memory[S]{engine: Engine[S]{view}, orders: map[string]Encoded{}}
+	for range view.Specs() {
+		m.tables = append(m.tables, map[string]Row{})
 	}
 	return m
 }
@@ -33,56 +33,56 @@ func NewMemory[S any](view View[S]) *Memory[S] {
 // Apply takes one batch of facts. Every order is decoded from its stored bytes
 // first, so a state that does not survive its encoding shows.
 func (m *Memory[S]) Apply(batch ...event.Fact) error {
-	inputs := map[string][]input{}
+	inputs := map[string][]Input{}
 	var ids []string
 	for _, f := range batch {
 		if inputs[f.Key] == nil {
 			ids = append(ids, f.Key)
 		}
-		inputs[f.Key] = append(inputs[f.Key], input{fact: f})
+		inputs[f.Key] = append(inputs[f.Key], Input{Fact: f})
 	}
-	d := m.engine.newDelta()
+	d := m.engine.NewDelta()
 	for _, id := range ids {
-		o, err := openOrder[S](id, m.orders[id])
+		o, err := OpenOrder[S](id, m.orders[id])
 		if err != nil {
 			return err
 		}
-		out, err := m.engine.run(o, inputs[id])
+		out, err := m.engine.Run(o, inputs[id])
 		if err != nil {
 			return err
 		}
-		d.merge(id, out, o.applied)
+		d.Merge(id, out, o.Applied)
 	}
-	for _, s := range d.states {
-		m.orders[s.order] = s.encoded
+	for _, s := range d.States {
+		m.orders[s.Order] = s.Encoded
 	}
-	m.parked = append(m.parked, d.parked...)
-	for i, t := range d.tables {
+	m.parked = append(m.parked, d.Parked...)
+	for i, t := range d.Tables {
 		m.write(m.tables[i], t)
 	}
 	return nil
 }
 
-func (m *Memory[S]) write(stored map[string]row, t tableDelta) {
-	switch t.spec.kind {
-	case kindSums:
-		for key, r := range t.upserts {
+func (m *Memory[S]) write(stored map[string]Row, t TableDelta) {
+	switch t.Spec.Kind {
+	case KindSums:
+		for key, r := range t.Upserts {
 			if old, ok := stored[key]; ok {
-				t.spec.addTo(r, old, 1)
+				t.Spec.AddTo(r, old, 1)
 			}
 			stored[key] = r
-			if t.spec.empty(r) {
+			if t.Spec.Empty(r) {
 				delete(stored, key)
 			}
 		}
-	case kindRows:
-		maps.Copy(stored, t.upserts)
-		for key := range t.deletes {
+	case KindRows:
+		maps.Copy(stored, t.Upserts)
+		for key := range t.Deletes {
 			delete(stored, key)
 		}
-	case kindLog:
-		for _, r := range t.rows {
-			stored[keyOf(t.spec.all, r)] = r
+	case KindLog:
+		for _, r := range t.Rows {
+			stored[KeyOf(t.Spec.All, r)] = r
 		}
 	}
 }
@@ -91,21 +91,21 @@ func (m *Memory[S]) write(stored map[string]row, t tableDelta) {
 // are UTC to the microsecond, integers are int64, NULL is nil. Sums that are
 // zero are left out.
 func (m *Memory[S]) Rows(table string) []map[string]any {
-	for i, spec := range m.engine.view.specs() {
-		if spec.name != table {
+	for i, spec := range m.engine.View.Specs() {
+		if spec.Name != table {
 			continue
 		}
-		return spec.named(m.tables[i])
+		return spec.Named(m.tables[i])
 	}
-	panic(fmt.Sprintf("view %s has no table %s", m.engine.view.Name, table))
+	panic(fmt.Sprintf("view %s has no table %s", m.engine.View.Name, table))
 }
 
 // All returns the rows of every table, by table: what two runs of a view are
 // compared by.
 func (m *Memory[S]) All() map[string][]map[string]any {
 	all := map[string][]map[string]any{}
-	for _, spec := range m.engine.view.specs() {
-		all[spec.name] = m.Rows(spec.name)
+	for _, spec := range m.engine.View.Specs() {
+		all[spec.Name] = m.Rows(spec.Name)
 	}
 	return all
 }
@@ -115,14 +115,14 @@ func (m *Memory[S]) Parked() (n int, reason string) {
 	if len(m.parked) == 0 {
 		return 0, ""
 	}
-	return len(m.parked), fmt.Sprintf("%s: %s", m.parked[0].verdict, m.parked[0].reason)
+	return len(m.parked), fmt.Sprintf("%s: %s", m.parked[0].Verdict, m.parked[0].Reason)
 }
 
 // States returns the stored state of every order, as JSON, by order.
 func (m *Memory[S]) States() map[string]json.RawMessage {
 	states := map[string]json.RawMessage{}
 	for id, bytes := range m.orders {
-		states[id] = json.RawMessage(bytes.state)
+		states[id] = json.RawMessage(bytes.State)
 	}
 	return states
 }

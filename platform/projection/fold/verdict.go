@@ -1,4 +1,4 @@
-package projection
+package fold
 
 import (
 	"bytes"
@@ -42,9 +42,9 @@ const (
 	fingerprint = 4  // bytes remembered of each
 )
 
-// applied is the applied-version record of one aggregate. It advances for
+// Applied is the applied-version record of one aggregate. It advances for
 // facts that the view ignores too, and outlives everything the view forgets.
-type applied struct {
+type Applied struct {
 	Epoch   string `json:"e"`
 	Version int64  `json:"v"`
 	// Recent holds the fingerprints of the last versions, the newest last.
@@ -63,13 +63,13 @@ type restated struct {
 }
 
 // restates reports whether the fact was stated again before.
-func (a *applied) restates(f event.Envelope) bool {
+func (a *Applied) restates(f event.Envelope) bool {
 	return a.Again != nil && a.Again.Epoch == f.Epoch && f.Version <= a.Again.Version
 }
 
 // adopt takes an applied version that is stated again in a newer epoch, and with
 // the last one the epoch.
-func (a *applied) adopt(f event.Envelope) {
+func (a *Applied) adopt(f event.Envelope) {
 	if f.Version == a.Version {
 		a.Epoch, a.Again = f.Epoch, nil
 		return
@@ -82,9 +82,9 @@ func fingerprintOf(eventID string) []byte {
 	return sum[:fingerprint]
 }
 
-// holds reports whether the event id stands at the version, and whether that
+// Holds reports whether the event id stands at the version, and whether that
 // can still be told.
-func (a *applied) holds(version int64, eventID string) (same, known bool) {
+func (a *Applied) Holds(version int64, eventID string) (same, known bool) {
 	back := int(a.Version-version) + 1
 	if version > a.Version || version < 1 || back*fingerprint > len(a.Recent) {
 		return false, false
@@ -93,23 +93,23 @@ func (a *applied) holds(version int64, eventID string) (same, known bool) {
 	return bytes.Equal(a.Recent[at:at+fingerprint], fingerprintOf(eventID)), true
 }
 
-// covers reports whether the fact was applied, as far as can be told.
-func (a *applied) covers(f event.Envelope) bool {
+// Covers reports whether the fact was applied, as far as can be told.
+func (a *Applied) Covers(f event.Envelope) bool {
 	if a == nil || f.Version > a.Version || f.Epoch > a.Epoch && !a.restates(f) {
 		return false
 	}
-	same, known := a.holds(f.Version, f.ID)
+	same, known := a.Holds(f.Version, f.ID)
 	return same || !known
 }
 
 // judge compares a fact with what was applied of its aggregate. It does not
 // look at whether the aggregate is parked.
-func (a *applied) judge(f event.Envelope) Verdict {
+func (a *Applied) judge(f event.Envelope) Verdict {
 	if a.Version > 0 && f.Epoch < a.Epoch {
 		return Superseded
 	}
 	sameEpoch := a.Version == 0 || f.Epoch == a.Epoch
-	same, known := a.holds(f.Version, f.ID)
+	same, known := a.Holds(f.Version, f.ID)
 	switch {
 	case f.Version == a.Version+1:
 		return Apply
@@ -128,7 +128,7 @@ func (a *applied) judge(f event.Envelope) Verdict {
 }
 
 // advance records that the fact was applied.
-func (a *applied) advance(f event.Envelope) {
+func (a *Applied) advance(f event.Envelope) {
 	a.Epoch, a.Version, a.Again = f.Epoch, f.Version, nil
 	a.Recent = append(a.Recent, fingerprintOf(f.ID)...)
 	if extra := len(a.Recent) - window*fingerprint; extra > 0 {

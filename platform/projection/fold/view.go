@@ -1,4 +1,8 @@
-package projection
+// Package fold has the pure part of a read model: a view, which its author
+// writes, and the engine that runs it. Facts go in; states of orders and
+// differences of rows come out. Nothing here knows where facts come from or
+// where rows are kept: package projection does.
+package fold
 
 import (
 	"crypto/sha256"
@@ -85,13 +89,13 @@ func (v View[S]) Check() error {
 	}
 	var errs []error
 	seen := map[string]bool{}
-	for _, spec := range v.specs() {
-		if seen[spec.name] {
-			errs = append(errs, fmt.Errorf("table %s is declared twice", spec.name))
+	for _, spec := range v.Specs() {
+		if seen[spec.Name] {
+			errs = append(errs, fmt.Errorf("table %s is declared twice", spec.Name))
 		}
-		seen[spec.name] = true
+		seen[spec.Name] = true
 		if spec.err != nil {
-			errs = append(errs, fmt.Errorf("table %s: %w", spec.name, spec.err))
+			errs = append(errs, fmt.Errorf("table %s: %w", spec.Name, spec.err))
 		}
 	}
 	for _, e := range v.Expected {
@@ -116,9 +120,9 @@ func (v View[S]) Generation() string {
 	return v.Name + "/" + strconv.Itoa(v.Version) + "-" + v.Hash()
 }
 
-// remembers names what the states, logs and positions of a generation are made by:
+// Remembers names what the states, logs and positions of a generation are made by:
 // the kernel's layout and the version of the fold. Equal names are equal contents.
-func (v View[S]) remembers() string {
+func (v View[S]) Remembers() string {
 	fold := v.FoldVersion
 	if fold == 0 {
 		fold = v.Version
@@ -126,12 +130,14 @@ func (v View[S]) remembers() string {
 	return strconv.Itoa(layout) + "." + strconv.Itoa(fold)
 }
 
-// rederives reports whether the author said that an older version remembers the
+// Rederives reports whether the author said that an older version remembers the
 // same.
-func (v View[S]) rederives() bool { return v.FoldVersion > 0 && v.FoldVersion < v.Version }
+func (v View[S]) Rederives() bool { return v.FoldVersion > 0 && v.FoldVersion < v.Version }
 
-func (v View[S]) specs() []*tableSpec {
-	var specs []*tableSpec
+// Specs returns the shapes of the tables and then those of the logs, which is
+// the order of everything that is kept per table.
+func (v View[S]) Specs() []*Spec {
+	var specs []*Spec
 	for _, t := range v.Tables {
 		specs = append(specs, t.spec())
 	}

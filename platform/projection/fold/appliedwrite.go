@@ -1,4 +1,4 @@
-package projection
+package fold
 
 import (
 	"encoding/base64"
@@ -8,10 +8,10 @@ import (
 	"strconv"
 )
 
-// marshal encodes an appliedDoc as encoding/json does, which every fact that is
+// marshal encodes versions as encoding/json does, which every fact that is
 // applied pays for, and reflection makes dear. Texts that need escapes are left to
 // encoding/json.
-func (doc appliedDoc) marshal() ([]byte, error) {
+func (doc Versions) marshal() ([]byte, error) {
 	var space [8]string
 	keys := slices.AppendSeq(space[:0], maps.Keys(doc.Aggregates))
 	slices.Sort(keys)
@@ -41,7 +41,7 @@ func (doc appliedDoc) marshal() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-func (a *applied) append(b []byte) []byte {
+func (a *Applied) append(b []byte) []byte {
 	b = quoted(append(b, `{"e":`...), a.Epoch)
 	b = strconv.AppendInt(append(b, `,"v":`...), a.Version, 10)
 	if len(a.Recent) > 0 {

@@ -1,4 +1,4 @@
-package projection
+package fold
 
 import (
 	"bytes"
@@ -38,9 +38,9 @@ func Reference[S any](view View[S], facts []event.Fact) (rows map[string][]map[s
 			orders[f.Key][f.Aggregate][f.Version] = f
 		}
 	}
-	stored := make([]map[string]row, len(view.specs()))
+	stored := make([]map[string]Row, len(view.Specs()))
 	for i := range stored {
-		stored[i] = map[string]row{}
+		stored[i] = map[string]Row{}
 	}
 	for id, aggregates := range orders {
 		var s S
@@ -56,15 +56,15 @@ func Reference[S any](view View[S], facts []event.Fact) (rows map[string][]map[s
 		}
 	}
 	rows = map[string][]map[string]any{}
-	for i, spec := range view.specs() {
-		rows[spec.name] = spec.named(stored[i])
+	for i, spec := range view.Specs() {
+		rows[spec.Name] = spec.Named(stored[i])
 	}
 	return rows, nil
 }
 
 func byName(a, b event.Aggregate) int { return strings.Compare(a.String(), b.String()) }
 
-func foldPlainly[S any](view View[S], s *S, f event.Fact, logs []map[string]row) error {
+func foldPlainly[S any](view View[S], s *S, f event.Fact, logs []map[string]Row) error {
 	if _, void := f.Body.(*control.FactVoided); void {
 		return nil
 	}
@@ -75,7 +75,7 @@ func foldPlainly[S any](view View[S], s *S, f event.Fact, logs []map[string]row)
 	view.Fold(s, f)
 	for i, log := range view.Logs {
 		for _, r := range log.derive(f) {
-			logs[i][keyOf(log.spec.all, r)] = r
+			logs[i][KeyOf(log.spec.All, r)] = r
 		}
 	}
 	if after, err := json.Marshal(f.Body); err != nil || !bytes.Equal(before, after) {
@@ -84,7 +84,7 @@ func foldPlainly[S any](view View[S], s *S, f event.Fact, logs []map[string]row)
 	return nil
 }
 
-func derivePlainly[S any](view View[S], id string, s *S, stored []map[string]row) error {
+func derivePlainly[S any](view View[S], id string, s *S, stored []map[string]Row) error {
 	before, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("encode state: %w", err)
@@ -92,14 +92,14 @@ func derivePlainly[S any](view View[S], id string, s *S, stored []map[string]row
 	for i, table := range view.Tables {
 		spec := table.spec()
 		for key, r := range table.derive(id, s) {
-			if total, ok := stored[i][key]; ok && spec.kind == kindSums {
-				spec.addTo(total, r, 1)
+			if total, ok := stored[i][key]; ok && spec.Kind == KindSums {
+				spec.AddTo(total, r, 1)
 				continue
 			}
 			stored[i][key] = r
 		}
 		if after, err := json.Marshal(s); err != nil || !bytes.Equal(before, after) {
-			return fmt.Errorf("view %s: table %s changes the state it is derived from (%v)", view.Name, spec.name, err)
+			return fmt.Errorf("view %s: table %s changes the state it is derived from (%v)", view.Name, spec.Name, err)
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package projection
+package fold
 
 import (
 	"fmt"
@@ -15,9 +15,9 @@ import (
 
 // Table is something derived from the states of a view: see [Rows] and [Sums].
 type Table[S any] interface {
-	spec() *tableSpec
+	spec() *Spec
 	// derive returns what one order contributes, by key.
-	derive(order string, s *S) map[string]row
+	derive(order string, s *S) map[string]Row
 }
 
 // Rows declares a table whose rows belong to one order each. R is a struct
@@ -26,9 +26,9 @@ type Table[S any] interface {
 // must be order_id and hold the order. Fields are string, bool, int, int32,
 // int64, time.Time or pointers to them; a nil pointer is NULL.
 func Rows[S, R any](name string, derive func(order string, s *S, put func(R))) Table[S] {
-	t := &rowsTable[S, R]{declare[R](name, kindRows), derive}
-	if t.tableSpec.err == nil && (len(t.columns) == 0 || t.columns[0].name != "order_id" || !t.columns[0].key) {
-		t.tableSpec.err = fmt.Errorf("the first column must be order_id and a key")
+	t := &rowsTable[S, R]{declare[R](name, KindRows), derive}
+	if t.Spec.err == nil && (len(t.Columns) == 0 || t.Columns[0].Name != "order_id" || !t.Columns[0].Key) {
+		t.Spec.err = fmt.Errorf("the first column must be order_id and a key")
 	}
 	return t
 }
@@ -39,13 +39,13 @@ func Rows[S, R any](name string, derive func(order string, s *S, put func(R))) T
 // first in its primary key: each partition keeps its own sums and queries add
 // them.
 func Sums[S, R any](name string, derive func(order string, s *S, add func(R))) Table[S] {
-	return &rowsTable[S, R]{declare[R](name, kindSums), derive}
+	return &rowsTable[S, R]{declare[R](name, KindSums), derive}
 }
 
 // LogTable is an append-only table of a view: see [Log].
 type LogTable struct {
-	spec   *tableSpec
-	derive func(event.Fact) []row
+	spec   *Spec
+	derive func(event.Fact) []Row
 }
 
 // Log declares an append-only table whose rows need nothing but their own
@@ -54,11 +54,11 @@ type LogTable struct {
 // version, event_id and ordinal, which the kernel fills; all of them but
 // order_id make up its primary key.
 func Log[R any](name string, derive func(f event.Fact, put func(R))) LogTable {
-	spec := declare[R](name, kindLog)
-	return LogTable{spec, func(f event.Fact) []row {
-		var rows []row
+	spec := declare[R](name, KindLog)
+	return LogTable{spec, func(f event.Fact) []Row {
+		var rows []Row
 		derive(f, func(r R) {
-			values := append(row{
+			values := append(Row{
 				f.Key, f.Aggregate.Type, f.Aggregate.ID, f.Epoch, f.Version, f.ID, int64(len(rows)),
 			}, spec.read(reflect.ValueOf(&r).Elem())...)
 			rows = append(rows, values)
@@ -68,50 +68,56 @@ func Log[R any](name string, derive func(f event.Fact, put func(R))) LogTable {
 }
 
 // Name is the table's.
-func (l LogTable) Name() string { return l.spec.name }
+func (l LogTable) Name() string { return l.spec.Name }
 
-type tableKind int
+// Kind says how the rows of a table come about.
+type Kind int
 
+// The kinds: see [Rows], [Sums] and [Log].
 const (
-	kindRows tableKind = iota
-	kindSums
-	kindLog
+	KindRows Kind = iota
+	KindSums
+	KindLog
 )
 
-type columnType int
+// ColumnType says what the values of a column are.
+type ColumnType int
 
+// The types of columns.
 const (
-	typeText columnType = iota
-	typeInt
-	typeBool
-	typeTime
-	typeJSON
+	TypeText ColumnType = iota
+	TypeInt
+	TypeBool
+	TypeTime
+	TypeJSON
 )
 
-type column struct {
-	name     string
-	field    []int
-	typ      columnType
+// Column is a column of a table: part of its key, or an amount that is added up,
+// or neither.
+type Column struct {
+	Name     string
+	field    []int // of the author's struct
+	Type     ColumnType
 	nullable bool
-	key, sum bool
+	Key, Sum bool
 }
 
-// row holds one value per column: string, int64, bool, time.Time (UTC,
+// Row holds one value per column: string, int64, bool, time.Time (UTC,
 // microseconds) or nil.
-type row []any
+type Row []any
 
-// tableSpec is the shape of a table. columns are those of the author's struct;
-// all also has what the kernel fills, in the order rows are written.
-type tableSpec struct {
-	name    string
-	kind    tableKind
-	columns []column
-	all     []column
+// Spec is the shape of a table. Columns are those of the author's struct; All
+// also has what the kernel fills, in the order rows are written.
+type Spec struct {
+	Name    string
+	Kind    Kind
+	Columns []Column
+	All     []Column
 	err     error
 }
 
-func declare[R any](name string, kind tableKind) *tableSpec {
-	spec := &tableSpec{name: name, kind: kind}
+func declare[R any](name string, kind Kind) *Spec {
+	spec := &Spec{Name: name, Kind: kind}
 	if !viewName.MatchString(name) {
 		spec.err = fmt.Errorf("name %q: lower-case letters, digits and underscores only", name)
 		return spec
@@ -131,33 +137,33 @@ func declare[R any](name string, kind tableKind) *tableSpec {
 			spec.err = fmt.Errorf("field %s: %w", field.Name, err)
 			return spec
 		}
-		if kind == kindLog && (col.key || col.sum) || kind == kindRows && col.sum || kind == kindSums && col.key == col.sum {
+		if kind == KindLog && (col.Key || col.Sum) || kind == KindRows && col.Sum || kind == KindSums && col.Key == col.Sum {
 			spec.err = fmt.Errorf("field %s: wrong kind of column for this table", field.Name)
 			return spec
 		}
-		spec.columns = append(spec.columns, col)
+		spec.Columns = append(spec.Columns, col)
 	}
 	switch kind {
-	case kindRows:
-		spec.all = spec.columns
-	case kindSums:
-		spec.all = append([]column{{name: "partition", typ: typeInt, key: true}}, spec.columns...)
-	case kindLog:
+	case KindRows:
+		spec.All = spec.Columns
+	case KindSums:
+		spec.All = append([]Column{{Name: "partition", Type: TypeInt, Key: true}}, spec.Columns...)
+	case KindLog:
 		for _, name := range []string{"order_id", "aggregate_type", "aggregate_id", "epoch", "version", "event_id", "ordinal"} {
-			col := column{name: name, key: name != "order_id"}
+			col := Column{Name: name, Key: name != "order_id"}
 			if name == "version" || name == "ordinal" {
-				col.typ = typeInt
+				col.Type = TypeInt
 			}
-			spec.all = append(spec.all, col)
+			spec.All = append(spec.All, col)
 		}
-		spec.all = append(spec.all, spec.columns...)
+		spec.All = append(spec.All, spec.Columns...)
 	}
 	return spec
 }
 
-func parseColumn(field reflect.StructField, tag string) (column, error) {
+func parseColumn(field reflect.StructField, tag string) (Column, error) {
 	name, rest, _ := strings.Cut(tag, ",")
-	col := column{name: name, field: field.Index}
+	col := Column{Name: name, field: field.Index}
 	if !viewName.MatchString(name) {
 		return col, fmt.Errorf("column name %q", name)
 	}
@@ -167,13 +173,13 @@ func parseColumn(field reflect.StructField, tag string) (column, error) {
 	}
 	switch {
 	case typ == reflect.TypeFor[time.Time]():
-		col.typ = typeTime
+		col.Type = TypeTime
 	case typ.Kind() == reflect.String:
-		col.typ = typeText
+		col.Type = TypeText
 	case typ.Kind() == reflect.Bool:
-		col.typ = typeBool
+		col.Type = TypeBool
 	case typ.Kind() == reflect.Int, typ.Kind() == reflect.Int32, typ.Kind() == reflect.Int64:
-		col.typ = typeInt
+		col.Type = TypeInt
 	default:
 		return col, fmt.Errorf("type %s cannot be a column", field.Type)
 	}
@@ -181,25 +187,25 @@ func parseColumn(field reflect.StructField, tag string) (column, error) {
 		switch option {
 		case "":
 		case "key":
-			col.key = true
+			col.Key = true
 		case "sum":
-			col.sum = true
+			col.Sum = true
 		case "json":
-			col.typ = typeJSON
+			col.Type = TypeJSON
 		default:
 			return col, fmt.Errorf("unknown option %q", option)
 		}
 	}
-	if (col.key || col.sum) && col.nullable || col.sum && col.typ != typeInt || col.typ == typeJSON && (col.key || typ.Kind() != reflect.String) {
+	if (col.Key || col.Sum) && col.nullable || col.Sum && col.Type != TypeInt || col.Type == TypeJSON && (col.Key || typ.Kind() != reflect.String) {
 		return col, fmt.Errorf("type %s does not fit the options %q", field.Type, rest)
 	}
 	return col, nil
 }
 
 // read takes the values out of one of the author's structs.
-func (t *tableSpec) read(v reflect.Value) row {
-	values := make(row, len(t.columns))
-	for i, col := range t.columns {
+func (t *Spec) read(v reflect.Value) Row {
+	values := make(Row, len(t.Columns))
+	for i, col := range t.Columns {
 		f := v.FieldByIndex(col.field)
 		if col.nullable {
 			if f.IsNil() {
@@ -207,35 +213,35 @@ func (t *tableSpec) read(v reflect.Value) row {
 			}
 			f = f.Elem()
 		}
-		switch col.typ {
-		case typeText, typeJSON:
-			values[i] = clean(f.String())
-		case typeInt:
+		switch col.Type {
+		case TypeText, TypeJSON:
+			values[i] = Clean(f.String())
+		case TypeInt:
 			values[i] = f.Int()
-		case typeBool:
+		case TypeBool:
 			values[i] = f.Bool()
-		case typeTime:
+		case TypeTime:
 			values[i] = f.Interface().(time.Time).UTC().Truncate(time.Microsecond)
 		}
 	}
 	return values
 }
 
-// clean makes a string that Postgres can store: it has no place for NUL and
+// Clean makes a string that Postgres can store: it has no place for NUL and
 // for what is not UTF-8.
-func clean(s string) string {
+func Clean(s string) string {
 	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
 		return s
 	}
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// keyOf identifies a row within its table. No two different keys collide,
+// KeyOf identifies a row within its table. No two different keys collide,
 // because strings are quoted.
-func keyOf(columns []column, r row) string {
+func KeyOf(columns []Column, r Row) string {
 	var b strings.Builder
 	for i, col := range columns {
-		if !col.key {
+		if !col.Key {
 			continue
 		}
 		switch v := r[i].(type) {
@@ -253,8 +259,8 @@ func keyOf(columns []column, r row) string {
 	return b.String()
 }
 
-// equalRows compares rows of the same table.
-func equalRows(a, b row) bool {
+// EqualRows compares rows of the same table.
+func EqualRows(a, b Row) bool {
 	for i := range a {
 		if x, ok := a[i].(time.Time); ok {
 			if y, ok := b[i].(time.Time); !ok || !x.Equal(y) {
@@ -270,71 +276,71 @@ func equalRows(a, b row) bool {
 }
 
 type rowsTable[S, R any] struct {
-	*tableSpec
+	*Spec
 	rows func(order string, s *S, put func(R))
 }
 
-func (t *rowsTable[S, R]) spec() *tableSpec { return t.tableSpec }
+func (t *rowsTable[S, R]) spec() *Spec { return t.Spec }
 
-func (t *rowsTable[S, R]) derive(order string, s *S) map[string]row {
-	found := map[string]row{}
+func (t *rowsTable[S, R]) derive(order string, s *S) map[string]Row {
+	found := map[string]Row{}
 	t.rows(order, s, func(r R) {
 		values := t.read(reflect.ValueOf(&r).Elem())
-		key := keyOf(t.columns, values)
+		key := KeyOf(t.Columns, values)
 		before, twice := found[key]
 		switch {
-		case t.kind == kindSums && twice:
-			t.addTo(before, values, 1)
+		case t.Kind == KindSums && twice:
+			t.AddTo(before, values, 1)
 			return
 		case twice:
-			panic(fmt.Sprintf("table %s: one order put two rows with the key %s", t.name, key))
-		case t.kind == kindRows && values[0] != order:
-			panic(fmt.Sprintf("table %s: an order put a row of another order", t.name))
+			panic(fmt.Sprintf("table %s: one order put two rows with the key %s", t.Name, key))
+		case t.Kind == KindRows && values[0] != order:
+			panic(fmt.Sprintf("table %s: an order put a row of another order", t.Name))
 		}
 		found[key] = values
 	})
 	return found
 }
 
-// addTo adds the sum columns of r, times sign, to those of total.
-func (t *tableSpec) addTo(total, r row, sign int64) {
-	for i, col := range t.columns {
-		if col.sum {
+// AddTo adds the sum columns of r, times sign, to those of total.
+func (t *Spec) AddTo(total, r Row, sign int64) {
+	for i, col := range t.Columns {
+		if col.Sum {
 			total[i] = total[i].(int64) + sign*r[i].(int64)
 		}
 	}
 }
 
-// shown are the columns that rows are shown and compared with.
-func (t *tableSpec) shown() []column {
-	if t.kind == kindSums {
-		return t.columns // whose partition a sum is in does not matter
+// Shown are the columns that rows are shown and compared with.
+func (t *Spec) Shown() []Column {
+	if t.Kind == KindSums {
+		return t.Columns // whose partition a sum is in does not matter
 	}
-	return t.all
+	return t.All
 }
 
-// named returns rows as column → value, in the order of their keys. Sums that
+// Named returns rows as column → value, in the order of their keys. Sums that
 // are zero are left out.
-func (t *tableSpec) named(stored map[string]row) []map[string]any {
-	columns := t.shown()
+func (t *Spec) Named(stored map[string]Row) []map[string]any {
+	columns := t.Shown()
 	var rows []map[string]any
 	for _, key := range slices.Sorted(maps.Keys(stored)) {
-		if t.kind == kindSums && t.empty(stored[key]) {
+		if t.Kind == KindSums && t.Empty(stored[key]) {
 			continue
 		}
 		named := map[string]any{}
 		for c, value := range stored[key] {
-			named[columns[c].name] = value
+			named[columns[c].Name] = value
 		}
 		rows = append(rows, named)
 	}
 	return rows
 }
 
-// empty reports whether all amounts of a sum row are zero.
-func (t *tableSpec) empty(r row) bool {
-	for i, col := range t.columns {
-		if col.sum && r[i] != int64(0) {
+// Empty reports whether all amounts of a sum row are zero.
+func (t *Spec) Empty(r Row) bool {
+	for i, col := range t.Columns {
+		if col.Sum && r[i] != int64(0) {
 			return false
 		}
 	}
