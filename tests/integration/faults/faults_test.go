@@ -91,10 +91,11 @@ func openWith(t *testing.T, apart map[string]int) *world {
 	base := processes.FreeBase(t)
 	behind := processes.FreeBase(t, base)
 	w := &world{t: t, dir: dir, base: base, choice: rand.New(rand.NewPCG(*seed, 1)), forgotten: map[identity]bool{}, foreign: map[place]bool{}}
-	w.database = processes.Listen(t, processes.Address(base+432), processes.Address(behind+432))
+	routes := map[string]string{}
 	for part, port := range apart {
-		w.database.Route("tidemark_"+part, processes.Address(port))
+		routes["tidemark_"+part] = processes.Address(port)
 	}
+	w.database = processes.Listen(t, processes.Address(base+432), processes.Address(behind+432), routes)
 	w.makeBroker(t.Context())
 	w.Fleet = processes.Start(t, processes.Options{
 		Dir: dir, Base: base, Bases: map[string]int{"postgres": behind}, Databases: apart,

@@ -96,7 +96,7 @@ func open(t *testing.T) *world {
 	behind := processes.FreeBase(t, front)
 	store := processes.FreeBase(t, front, behind)
 	between := func(from, to, offset int) *processes.Proxy {
-		return processes.Listen(t, processes.Address(from+offset), processes.Address(to+offset))
+		return processes.Listen(t, processes.Address(from+offset), processes.Address(to+offset), nil)
 	}
 	w := &world{t: t, seed: *seed, choice: rand.New(rand.NewPCG(*seed, 1)), met: &tally{count: map[string]int64{}}}
 	w.payment, w.shipment = between(front, behind, 102), between(front, behind, 103)

@@ -28,14 +28,15 @@ type Proxy struct {
 	open map[net.Conn]net.Conn // to the server, by the client's
 }
 
-// Listen starts a proxy that lives as long as the test.
-func Listen(t *testing.T, addr, target string) *Proxy {
+// Listen starts a proxy that lives as long as the test. Who asks for a database
+// that routes names is sent there and not to the target.
+func Listen(t *testing.T, addr, target string, routes map[string]string) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{listener: listener, target: target, open: map[net.Conn]net.Conn{}}
+	p := &Proxy{listener: listener, target: target, routes: routes, open: map[net.Conn]net.Conn{}}
 	p.done.Go(p.accept)
 	t.Cleanup(func() {
 		if err := listener.Close(); err != nil {
@@ -82,15 +83,6 @@ func (p *Proxy) join(client net.Conn) {
 	p.mu.Unlock()
 	p.done.Go(func() { p.copy(client, server, server, client) })
 	p.done.Go(func() { p.copy(server, replies{p, client}, client, client) })
-}
-
-// Route sends whoever asks for this database to another server. It must be called
-// before anybody connects.
-func (p *Proxy) Route(database, target string) {
-	if p.routes == nil {
-		p.routes = map[string]string{}
-	}
-	p.routes[database] = target
 }
 
 // greeted reads the client's first message, if it matters where to, and returns
