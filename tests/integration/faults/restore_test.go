@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
@@ -141,15 +142,19 @@ func (w *world) gone(ctx context.Context, source string, lost map[identity]strin
 	}
 }
 
-// alone runs statements while nobody is connected to the orders' database.
+// alone runs statements while nobody is connected to the orders' database. A
+// session that was about to begin when the service was frozen begins after the
+// others were ended, so each try ends them again.
 func (w *world) alone(ctx context.Context, statements ...string) {
 	w.t.Helper()
 	w.Signal("order", syscall.SIGSTOP)
 	defer w.Signal("order", syscall.SIGCONT)
-	for _, sql := range append([]string{"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'tidemark_order'"}, statements...) {
+	for _, sql := range statements {
 		var err error
-		done := until(ctx, 20*time.Second, func() bool { // a session takes a moment to end
-			err = w.set(ctx, "timeline", sql)
+		done := until(ctx, time.Minute, func() bool {
+			err = errors.Join(
+				w.set(ctx, "timeline", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'tidemark_order'"),
+				w.set(ctx, "timeline", sql))
 			return err == nil
 		})
 		if !done {
